@@ -1,0 +1,1 @@
+"""Learns on the device: Flower apps, FedConv, FedMobile and the daemon."""

@@ -1,0 +1,246 @@
+"""
+Penstock's native core: direct reads, the neuron window, kernels and the decoder.
+"""
+
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+def kernels_available() -> list[str]:
+    """
+    Names of the kernel sets that this processor runs; "scalar" is always one of them.
+    """
+
+def kernels_name() -> str:
+    """Name of the kernel set in use."""
+
+def kernels_select(name: str) -> None:
+    """
+    Use the named kernel set from now on, in the whole process; "auto" is the best one. Raises
+    ValueError for a set that cannot run here. For tests: call it while nothing is computing.
+    """
+
+def dot(type: int, row: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> float:
+    """
+    Dot product of one weight row, as stored, with x. In the block formats x is quantized to int8
+    blocks first, as in inference. type is ggml's number: 0 F32, 1 F16, 2 Q4_0, 8 Q8_0.
+    """
+
+def axpy(type: int, row: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], h: float, y: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], begin: int, end: int) -> None:
+    """
+    y[begin:end] += h * row[begin:end], in place; the row has as many elements as y.
+    """
+
+def crc32c(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], seed: int = 0) -> int:
+    """CRC-32C of a uint8 array; `seed` continues an earlier one."""
+
+def crc32c_of_file(path: str, offset: int, bytes: int) -> int:
+    """CRC-32C of a range of a file, read past the page cache."""
+
+def measure_reads(path: str, block: int, depth: int, backend: str, seconds: float, sequential: bool, direct: bool = True) -> tuple[float, float]:
+    """
+    (bytes a second, reads a second) of reads of `block` bytes, `depth` in flight.
+    """
+
+def measure_memory(threads: int, bytes: int, rounds: int = 3) -> float:
+    """Bytes a second that `threads` threads read from memory."""
+
+def direct_alignment(path: str) -> int:
+    """
+    Alignment that direct reads of this file need, or 0 where they are refused.
+    """
+
+class NeuronWindow:
+    """Which neuron's bundle sits in which slot of a layer's window memory."""
+
+    def __init__(self, neurons: int, capacity: int, window_tokens: int = 0) -> None: ...
+
+    def update(self, active: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """One token's active neurons, ascending int32."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+    def admit(self, neuron: int) -> tuple[int, bool]:
+        """(slot or -1, whether it was there already)."""
+
+    @property
+    def hits(self) -> list[tuple[int, int]]:
+        """(neuron, slot) pairs that were in memory."""
+
+    @property
+    def misses(self) -> list[tuple[int, int]]:
+        """(neuron, slot) pairs to read."""
+
+    @property
+    def overflow(self) -> list[int]:
+        """Neurons that found no slot."""
+
+    @property
+    def moves(self) -> list[tuple[int, int]]:
+        """(from, to) slot copies, in order, before anything is read."""
+
+    @property
+    def live(self) -> int:
+        """Slots in use: always the first ones."""
+
+    @property
+    def capacity(self) -> int:
+        """Slots."""
+
+    def neuron_of(self, slot: int) -> int:
+        """The neuron in a slot."""
+
+class FfnStats:
+    """Counts of one layer since the last reset."""
+
+    @property
+    def hits(self) -> int:
+        """Neurons that were in memory."""
+
+    @property
+    def misses(self) -> int:
+        """Neurons read."""
+
+    @property
+    def overflow(self) -> int:
+        """Neurons read and dropped, for want of a slot."""
+
+    @property
+    def predicted(self) -> int:
+        """Neurons computed."""
+
+    @property
+    def active(self) -> int:
+        """Of them, with a non-zero output."""
+
+    @property
+    def reads(self) -> int:
+        """Window reads, after merging."""
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes moved in memory."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens."""
+
+class DecoderStats:
+    """Times and reads since the last reset."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens."""
+
+    @property
+    def passes(self) -> int:
+        """Calls of forward()."""
+
+    @property
+    def total_ns(self) -> int:
+        """Nanoseconds in forward()."""
+
+    @property
+    def wait_ns(self) -> int:
+        """Of them, blocked on storage."""
+
+    @property
+    def upkeep_ns(self) -> int:
+        """Of them, window upkeep."""
+
+    @property
+    def predict_ns(self) -> int:
+        """Of them, predictors."""
+
+    @property
+    def io_bytes(self) -> int:
+        """Bytes read from storage."""
+
+    @property
+    def io_reads(self) -> int:
+        """Reads from storage."""
+
+    @property
+    def io_busy_ns(self) -> int:
+        """Nanoseconds with a read in flight."""
+
+class Decoder:
+    """A recorded forward pass over a file's weights."""
+
+    def __init__(self, path: str, *, context: int, batch: int, threads: int, direct: bool, backend: str, depth: int, max_reads: int, staging_bytes: int, merge_gap: int, read_max: int, seed_tokens: int, overlap: bool = True, bundled: bool = True, reuse: bool = True) -> None: ...
+
+    def tensor(self, offset: int, type: int, rows: int, cols: int, resident: bool, crc: int | None) -> int:
+        """Load a (rows, cols) matrix, checked against its CRC-32C; its id."""
+
+    def register(self, width: int) -> int:
+        """A buffer of (batch, width) floats; its id."""
+
+    def embed(self, table: int, dst: int) -> None:
+        """dst = table[token]."""
+
+    def position(self, table: int, dst: int, first_row: int) -> None:
+        """dst += table[first_row + position]."""
+
+    def rms_norm(self, src: int, dst: int, weight: int, eps: float) -> None:
+        """dst = weight * src / rms(src)."""
+
+    def layer_norm(self, src: int, dst: int, weight: int, bias: int, eps: float) -> None:
+        """dst = layer norm of src; bias -1: none."""
+
+    def linear(self, src: int, dst: int, weight: int, bias: int = -1) -> None:
+        """dst = weight @ src + bias."""
+
+    def rope(self, target: int, heads: int, head_dim: int, inv_freq: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], interleaved: bool, scale: float = 1.0) -> None:
+        """Rotary positions, in place."""
+
+    def attention(self, q: int, k: int, v: int, dst: int, heads: int, kv_heads: int, head_dim: int) -> None:
+        """Causal attention over the cache, which takes in k and v."""
+
+    def add(self, dst: int, src: int) -> None:
+        """dst += src."""
+
+    def ffn(self, src: int, dst: int, *, offset: int, stride: int, neurons: int, width: int, type: int, gated: bool, act: int, threshold: float, residency: int, capacity: int, window_tokens: int, up_bias: int, down_bias: int, fc1: int, fc2: int, fc2_bias: int, use_predictor: bool) -> None:
+        """A feed-forward layer from bundles on storage."""
+
+    def logits(self, src: int, weight: int) -> None:
+        """logits = weight @ src; the last operation."""
+
+    def forward(self, tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], position: int, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], decode: bool, seed: bool) -> None:
+        """
+        Run tokens at `position`; logits (1 or tokens, vocabulary) are written in place.
+        """
+
+    def reset_windows(self) -> None:
+        """Empty every window."""
+
+    def capture(self, inputs: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')] | None, hidden: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')] | None) -> None:
+        """
+        Copy each FFN's input and hidden activations in coming prefills; None stops it.
+        """
+
+    def script(self, ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """Ablations: take these active sets instead of the predictor's."""
+
+    def stats(self) -> DecoderStats:
+        """Times and reads."""
+
+    def ffn_stats(self, layer: int) -> FfnStats:
+        """Counts of one layer."""
+
+    def reset_stats(self) -> None:
+        """Start counting anew."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that weights, windows, caches and buffers take."""
+
+    @property
+    def backend(self) -> str:
+        """The read queue in use."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether reads bypass the page cache."""

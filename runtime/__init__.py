@@ -1,0 +1,1 @@
+"""Runs a model: engines, generation, sampling, KV cache and the memory planner."""

@@ -1,0 +1,99 @@
+"""Sizes as people write them, and the memory there is."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.errors import UsageError
+
+_UNITS = {
+    "": 1, "B": 1,
+    "K": 1 << 10, "KIB": 1 << 10, "KB": 10**3,
+    "M": 1 << 20, "MIB": 1 << 20, "MB": 10**6,
+    "G": 1 << 30, "GIB": 1 << 30, "GB": 10**9,
+    "T": 1 << 40, "TIB": 1 << 40, "TB": 10**12,
+}  # fmt: skip
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*|%)\s*")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that weights, windows, caches, buffers and tables together may take."""
+
+    nbytes: int
+
+
+def parse_size(text: str | int, whole: int | None = None) -> int:
+    """Bytes of '512MiB', '2GiB', '2GB', '1.5G', a plain number, or '50%' of `whole`.
+
+    Raises:
+        UsageError: not a size, or a percentage where there is nothing to take it of.
+    """
+    if isinstance(text, int):
+        if text <= 0:
+            raise UsageError(f"a size must be above 0 bytes, not {text}")
+        return text
+    match = _SIZE.fullmatch(text)
+    number, unit = (match[1], match[2]) if match else ("", "?")
+    if unit == "%" and whole is not None:
+        size = int(float(number) / 100 * whole)
+    elif unit.upper() in _UNITS and number:
+        size = int(float(number) * _UNITS[unit.upper()])
+    else:
+        raise UsageError(f"'{text}' is not a size; write it as 512MiB, 2GiB, 2GB or 50%")
+    if size <= 0:
+        raise UsageError(f"'{text}' is no memory at all; write it as 512MiB, 2GiB, 2GB or 50%")
+    return size
+
+
+def format_size(nbytes: float) -> str:
+    """'1.5 GiB': three significant digits in binary units."""
+    value, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(value) >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.0f} B" if units[0] == "B" else f"{value:.3g} {units[0]}"
+
+
+def available_memory() -> int:
+    """Bytes that this process could take without swapping: the system's and its cgroup's limit."""
+    limits = [_system_available()]
+    for name in ("memory/memory.limit_in_bytes", "memory.max"):
+        try:
+            text = (Path("/sys/fs/cgroup") / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def _system_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory() -> int:
+    """Largest resident size that this process has had, in bytes; 0 where the system does not say."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    except ImportError:
+        return 0

@@ -1,0 +1,165 @@
+"""Text from a bundle: the flash engine with its tokenizer, sampler and chat template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import UsageError
+from penstock.runtime.chat_template import render_chat
+from penstock.runtime.detokenizer import Detokenizer
+from penstock.runtime.flash_engine import FlashEngine
+from penstock.runtime.plan import Plan
+from penstock.runtime.run_stats import RunStats, collect
+from penstock.runtime.sampling import Sampler, SamplingParams
+from penstock.runtime.stop_strings import StopMatcher
+from penstock.runtime.tokenizer import Tokenizer
+
+
+class FlashModel:
+    """A loaded model. Made by `penstock.load`.
+
+    Attributes:
+        tokenizer: text to tokens and back.
+        engine: tokens to logits.
+        finish_reason: why the last generation ended: 'stop', 'length' or 'context'.
+    """
+
+    def __init__(self, engine: FlashEngine, tokenizer: Tokenizer) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.finish_reason: str | None = None
+        self._cached: list[int] = []  # tokens in the KV cache
+        self._generated = self._generated_bytes = self._generated_ns = 0
+
+    @property
+    def plan(self) -> Plan:
+        return self.engine.plan
+
+    def generate(
+        self, prompt: str, *, max_tokens: int = 128, sampling: SamplingParams | None = None, **options: Any
+    ) -> Iterator[str]:
+        """Continue a text, piece by piece.
+
+        Args:
+            prompt: the text to continue.
+            max_tokens: tokens at most.
+            sampling: how tokens are chosen; or its fields as keywords (temperature=0.7, seed=1, ...).
+
+        Raises:
+            UsageError: the prompt does not fit the context, or an option is out of its range.
+            StorageError: a read failed; the model can be used again.
+        """
+        params = _params(sampling, max_tokens, options)
+        ids = self.tokenizer.encode(prompt)
+        if not ids:
+            ids = self.tokenizer.encode(prompt, add_bos=True)
+        if not ids and self.tokenizer.bos_id is not None:
+            ids = [self.tokenizer.bos_id]
+        if not ids:
+            raise UsageError("the prompt is empty and the model has no start token; give it some text")
+        return self._stream(ids, params)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_tokens: int = 256,
+        sampling: SamplingParams | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """Answer a conversation: [{'role': 'user', 'content': '...'}, ...], piece by piece."""
+        params = _params(sampling, max_tokens, options)
+        prompt = render_chat(self.tokenizer, messages)
+        return self._stream(self.tokenizer.encode(prompt, add_bos=False), params)
+
+    def _stream(self, ids: list[int], params: SamplingParams) -> Iterator[str]:
+        limit = self.plan.context
+        if len(ids) >= limit:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens, the context is {limit}; "
+                "shorten it, or load the model with a larger context"
+            )
+        sampler, text = Sampler(params), Detokenizer(self.tokenizer)
+        stops = StopMatcher(params.stop)
+        logits = np.empty((1, self.engine.vocab), np.float32)
+        token = np.empty(1, np.int32)
+        history = list(ids)
+        logits[0] = self._prompt(ids)
+        self.finish_reason = "length"
+        for count in range(params.max_tokens):
+            chosen = sampler.sample(logits[0], history)
+            if chosen in self.tokenizer.eos_ids:
+                self.finish_reason = "stop"
+                break
+            history.append(chosen)
+            piece, stopped = stops.push(text.push(chosen))
+            if piece:
+                yield piece
+            if stopped:
+                self.finish_reason = "stop"
+                return
+            if count + 1 == params.max_tokens:
+                break
+            if len(history) > limit:
+                self.finish_reason = "context"
+                break
+            token[0] = chosen
+            self._decode(token, len(history) - 1, logits)
+        piece, stopped = stops.push(text.flush())
+        rest = piece if stopped else piece + stops.flush()
+        if rest:
+            yield rest
+
+    def _prompt(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Run what of the prompt is not in the cache yet: a chat keeps its earlier turns."""
+        kept = 0
+        for have, want in zip(self._cached, ids[:-1], strict=False):
+            if have != want:
+                break
+            kept += 1
+        self._cached = self._cached[:kept]
+        out = self.engine.prefill(np.array(ids[kept:], np.int32), kept)
+        self._cached = list(ids)
+        return out
+
+    def _decode(
+        self, token: np.ndarray[Any, np.dtype[np.int32]], position: int, logits: np.ndarray[Any, np.dtype[np.float32]]
+    ) -> None:
+        before = self.engine.decoder.stats()
+        begin = time.perf_counter_ns()
+        self.engine.decode_into(token, position, logits)
+        self._generated_ns += time.perf_counter_ns() - begin
+        self._generated_bytes += self.engine.decoder.stats().io_bytes - before.io_bytes
+        self._generated += 1
+        self._cached.append(int(token[0]))
+
+    def stats(self) -> RunStats:
+        """Bytes, hits, throughput and times since the last reset_stats()."""
+        return collect(self.engine, self._generated, self._generated_bytes, self._generated_ns)
+
+    def reset_stats(self) -> None:
+        """Start counting anew."""
+        self._generated = self._generated_bytes = self._generated_ns = 0
+        self.engine.decoder.reset_stats()
+
+    def reset(self) -> None:
+        """Forget the conversation and empty the windows."""
+        self._cached = []
+        self.engine.reset()
+
+
+def _params(sampling: SamplingParams | None, max_tokens: int, options: dict[str, Any]) -> SamplingParams:
+    if sampling is not None:
+        if options:
+            raise UsageError("give sampling=SamplingParams(...) or its fields as keywords, not both")
+        return sampling
+    try:
+        return SamplingParams(max_tokens=max_tokens, **options)
+    except TypeError as error:
+        raise UsageError(f"unknown generation option: {error}") from None
+
+

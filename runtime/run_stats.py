@@ -1,0 +1,132 @@
+"""What a run did: bytes, hits, throughput and where the time went."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from penstock.runtime.budget import format_size, peak_memory
+
+if TYPE_CHECKING:
+    from penstock.runtime.flash_engine import FlashEngine
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """One layer's neurons since the last reset."""
+
+    layer: int
+    hits: int
+    misses: int
+    overflow: int
+    computed: int
+    active: int
+
+    @property
+    def hit_rate(self) -> float:
+        total = self.hits + self.misses + self.overflow
+        return self.hits / total if total else 1.0
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """Since the last reset. Times are seconds, sizes bytes.
+
+    Attributes:
+        tokens: tokens run, prompt and generated.
+        read_bytes: read from storage; per_token_bytes: of generated tokens only.
+        hit_rate: window hits / neurons wanted.
+        merged: share of the neurons read that came with a neighbour's read.
+        effective_throughput: bytes of storage reads over the time with a read in flight.
+        raw_throughput: what the probe measured at the bundle's size.
+        storage, upkeep, predict, compute: where the time went; they add up to total.
+        weights_memory: what the engine allocated; peak_memory: the whole process, at most.
+    """
+
+    tokens: int
+    generated: int
+    read_bytes: int
+    per_token_bytes: float
+    reads: int
+    hit_rate: float
+    merged: float
+    effective_throughput: float
+    raw_throughput: float
+    total: float
+    storage: float
+    upkeep: float
+    predict: float
+    compute: float
+    tokens_per_second: float
+    weights_memory: int
+    peak_memory: int
+    layers: tuple[LayerStats, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        def share(seconds: float) -> str:
+            return f"{100 * seconds / self.total:.0f} %" if self.total else "-"
+
+        return "\n".join(
+            [
+                f"tokens            {self.tokens} ({self.generated} generated, {self.tokens_per_second:.1f} per second)",
+                f"read from storage {format_size(self.read_bytes)} in {self.reads} reads, "
+                f"{format_size(self.per_token_bytes)} per generated token",
+                f"window hit rate   {100 * self.hit_rate:.1f} %, {100 * self.merged:.0f} % of misses merged",
+                f"throughput        {format_size(self.effective_throughput)}/s, "
+                f"raw {format_size(self.raw_throughput)}/s at this block size",
+                f"time              {self.total:.2f} s: storage {share(self.storage)}, upkeep {share(self.upkeep)}, "
+                f"predictors {share(self.predict)}, compute {share(self.compute)}",
+                f"memory            {format_size(self.weights_memory)} for the model, "
+                f"{format_size(self.peak_memory)} peak of the process",
+            ]
+        )
+
+
+@dataclass
+class Snapshot:
+    """Counters at the end of the prompt, so that generation is told apart from it."""
+
+    tokens: int = 0
+    read_bytes: int = 0
+    total_ns: int = 0
+
+
+def collect(engine: FlashEngine, generated: int, generated_bytes: int, generated_ns: int) -> RunStats:
+    """Read the native counters."""
+    native = engine.decoder.stats()
+    layers = []
+    reads = missed = 0
+    for i in range(engine.bundle.layers):
+        s = engine.decoder.ffn_stats(i)
+        layers.append(LayerStats(i, s.hits, s.misses, s.overflow, s.predicted, s.active))
+        if engine.plan.layers[i].residency in ("window", "exact"):
+            reads += s.reads
+            missed += s.misses + s.overflow
+    wanted = sum(layer.hits + layer.misses + layer.overflow for layer in layers)
+    total, storage = native.total_ns * 1e-9, native.wait_ns * 1e-9
+    upkeep, predict = native.upkeep_ns * 1e-9, native.predict_ns * 1e-9
+    busy = native.io_busy_ns * 1e-9
+    return RunStats(
+        tokens=native.tokens,
+        generated=generated,
+        read_bytes=native.io_bytes,
+        per_token_bytes=generated_bytes / generated if generated else 0.0,
+        reads=native.io_reads,
+        hit_rate=sum(layer.hits for layer in layers) / wanted if wanted else 1.0,
+        merged=1.0 - reads / missed if missed else 0.0,
+        effective_throughput=native.io_bytes / busy if busy else 0.0,
+        raw_throughput=engine.plan.profile.random_bytes_per_second(engine.bundle.stride),
+        total=total,
+        storage=storage,
+        upkeep=upkeep,
+        predict=predict,
+        compute=max(0.0, total - storage - upkeep - predict),
+        tokens_per_second=generated / (generated_ns * 1e-9) if generated_ns else 0.0,
+        weights_memory=engine.decoder.memory_bytes,
+        peak_memory=peak_memory(),
+        layers=tuple(layers),
+    )

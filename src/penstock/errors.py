@@ -1,0 +1,50 @@
+"""The errors that Penstock raises on purpose.
+
+    PenstockError
+    ├── FormatError            a damaged, foreign or newer file: path, offset or field, what was expected
+    ├── BudgetError            does not fit: the least budget that works
+    ├── UnsupportedModelError  which architecture or activation, and what is supported instead
+    ├── BackendMissingError    an optional library is not installed: the extra to install
+    ├── StorageError           a read failed or came back short
+    └── UsageError             a value that the caller gave is out of its range
+
+Every message says what is wrong with the value seen, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Base of every error that Penstock raises on purpose."""
+
+
+class FormatError(PenstockError):
+    """A file is damaged, truncated, of a newer version, or not of this format at all."""
+
+
+class BudgetError(PenstockError):
+    """The model does not fit the memory budget.
+
+    Attributes:
+        least_bytes: the smallest budget that works, or None when no budget would.
+    """
+
+    def __init__(self, message: str, least_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.least_bytes = least_bytes
+
+
+class UnsupportedModelError(PenstockError):
+    """The model's architecture, activation or options are not supported here."""
+
+
+class BackendMissingError(PenstockError):
+    """An optional library is missing; the message names the extra that brings it."""
+
+
+class StorageError(PenstockError):
+    """A read from storage failed or came back short; the engine can be used again."""
+
+
+class UsageError(PenstockError, ValueError):
+    """An argument is out of its range."""
