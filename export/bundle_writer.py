@@ -313,7 +313,7 @@ def _write_tensor(handle: IO[bytes], tensor: _Tensor, tick: Tick) -> int:
     """Write one tensor and the padding after it; its CRC-32C."""
     crc, written = 0, 0
     for chunk in tensor.chunks():
-        handle.write(memoryview(chunk))
+        handle.write(chunk.data)
         crc = _native.crc32c(chunk, crc)
         written += chunk.nbytes
         tick(chunk.nbytes)

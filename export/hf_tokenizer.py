@@ -137,7 +137,7 @@ def _special_ids(
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
         named = settings.get(f"{theirs}_token")
         named = named.get("content") if isinstance(named, dict) else named
-        at = tokenizer.token_to_id(named) if isinstance(named, str) else None
+        at: Any = tokenizer.token_to_id(named) if isinstance(named, str) else None
         if at is None:
             listed = config.values.get(f"{theirs}_token_id")
             at = listed[0] if isinstance(listed, list) and listed else listed

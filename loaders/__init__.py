@@ -1,1 +1,1 @@
-"""Brings weights from storage: GGUF and bundle readers, direct reads, the neuron window, the probe."""
+"""Brings weights from storage: bundle and GGUF readers, direct reads, the probe."""

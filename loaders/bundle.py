@@ -111,8 +111,8 @@ class Bundle:
             )
         if info.shape != shape or info.type not in [DTYPES[k] for k in kinds]:
             raise FormatError(
-                f"{self.path}: tensor '{name}' at offset {info.offset} is {info.type_name} {info.shape}; "
-                f"expected {' or '.join(kinds)} {shape}"
+                f"{self.path}: tensor '{name}' at offset {info.offset} is {info.type_name} "
+                f"{info.shape}; expected {' or '.join(kinds)} {shape}"
             )
         return info
 
@@ -122,9 +122,9 @@ class Bundle:
         found = _native.crc32c_of_file(self.path, info.offset, info.nbytes)
         if found != self.checksums[info.name]:
             raise FormatError(
-                f"{self.path}: the bundles of layer {layer} (offset {info.offset}, {info.nbytes} bytes) have "
-                f"checksum {found:08x}, expected {self.checksums[info.name]:08x}; the file is damaged, "
-                "fetch or export it again"
+                f"{self.path}: the bundles of layer {layer} (offset {info.offset}, {info.nbytes} "
+                f"bytes) have checksum {found:08x}, expected {self.checksums[info.name]:08x}; the file is "
+                "damaged, fetch or export it again"
             )
 
 
@@ -167,7 +167,8 @@ def check_bundle(file: GGUFFile) -> Bundle:
     activation = file.get_str("penstock.activation")
     if activation not in ACTIVATIONS:
         raise UnsupportedModelError(
-            f"{file.path}: activation '{activation}' is not known here; supported: {', '.join(ACTIVATIONS)}"
+            f"{file.path}: activation '{activation}' is not known here; "
+            f"supported: {', '.join(ACTIVATIONS)}"
         )
     gated = file.get_bool("penstock.gated")
     block = 1 if dtype == "F16" else 32
@@ -177,7 +178,9 @@ def check_bundle(file: GGUFFile) -> Bundle:
     stride = file.get_int("penstock.bundle.stride", low=1, high=1 << 26)
     if stride % 512 or stride < (3 if gated else 2) * row_bytes:
         raise file.wrong(
-            "penstock.bundle.stride", f"a multiple of 512 of at least {(3 if gated else 2) * row_bytes}", stride
+            "penstock.bundle.stride",
+            f"a multiple of 512 of at least {(3 if gated else 2) * row_bytes}",
+            stride,
         )
     bundles = tuple(_bundle_tensor(file, n, neurons, stride) for n in range(layers))
     sums = file.get_array("penstock.checksum.tensors", len(file.tensors))
@@ -208,8 +211,8 @@ def _check_header(file: GGUFFile) -> None:
     found = _native.crc32c(np.frombuffer(header, np.uint8))
     if found != expected:
         raise FormatError(
-            f"{file.path}: the header (bytes 0 to {len(file.header)}) has checksum {found:08x}, expected "
-            f"{expected:08x}; the file is damaged, fetch or export it again"
+            f"{file.path}: the header (bytes 0 to {len(file.header)}) has checksum {found:08x}, "
+            f"expected {expected:08x}; the file is damaged, fetch or export it again"
         )
 
 
@@ -218,11 +221,15 @@ def _bundle_tensor(file: GGUFFile, layer: int, neurons: int, stride: int) -> Ten
     info = file.tensors.get(name)
     if info is None or info.shape != (neurons, stride) or info.type != 24:
         seen = "missing" if info is None else f"{info.type_name} {info.shape}"
-        raise FormatError(f"{file.path}: tensor '{name}' is {seen}; expected I8 ({neurons}, {stride})")
+        raise FormatError(
+            f"{file.path}: tensor '{name}' is {seen}; expected I8 ({neurons}, {stride})"
+        )
     return info
 
 
-def _predictors(file: GGUFFile, layers: int, width: int, neurons: int) -> tuple[Predictor | None, ...]:
+def _predictors(
+    file: GGUFFile, layers: int, width: int, neurons: int
+) -> tuple[Predictor | None, ...]:
     if "penstock.predictor.rank" not in file.metadata:
         return (None,) * layers
     ranks = file.get_array("penstock.predictor.rank", layers)
@@ -246,8 +253,8 @@ def _predictors(file: GGUFFile, layers: int, width: int, neurons: int) -> tuple[
         ):  # fmt: skip
             raise FormatError(
                 f"{file.path}: the predictor of layer {n} is missing or misshapen; expected "
-                f"blk.{n}.fc1.weight ({rank}, {width}), blk.{n}.fc2.weight ({neurons}, {rank}) and, if any, "
-                f"blk.{n}.fc2.bias F32 ({neurons},)"
+                f"blk.{n}.fc1.weight ({rank}, {width}), blk.{n}.fc2.weight ({neurons}, {rank}) "
+                f"and, if any, blk.{n}.fc2.bias F32 ({neurons},)"
             )
         found.append(Predictor(rank, fc1, fc2, bias, *(float(q[n]) for q in quality)))
     return tuple(found)
@@ -262,10 +269,15 @@ def _profiles(file: GGUFFile, layers: int) -> tuple[LayerProfile | None, ...]:
     points = window.size
     if points < 2 or not np.all(np.diff(window) > 0) or not np.isfinite(window).all():
         raise file.wrong("penstock.stats.window", "two or more ascending window sizes", window)
-    misses = file.get_array("penstock.stats.misses", layers * points).astype(np.float32).reshape(layers, points)
+    misses = (
+        file.get_array("penstock.stats.misses", layers * points)
+        .astype(np.float32)
+        .reshape(layers, points)
+    )
     exact = file.get_array("penstock.stats.exact_misses", layers * points).astype(np.float32)
     exact = exact.reshape(layers, points)
-    for key, values in (("misses", misses), ("exact_misses", exact), ("active", active)):
+    for key, curve in (("misses", misses), ("exact_misses", exact), ("active", active)):
+        values = np.asarray(curve, np.float32)
         if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
             raise file.wrong(f"penstock.stats.{key}", "shares from 0 to 1", values)
     return tuple(

@@ -35,7 +35,19 @@ TYPE_SIZES: dict[int, tuple[int, int]] = {
 }  # fmt: skip
 TYPE_NAMES = {0: "F32", 1: "F16", 2: "Q4_0", 8: "Q8_0", 24: "I8", 30: "BF16"}
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 
 Value = str | int | float | bool | list[str] | NDArray[np.generic]
@@ -84,7 +96,9 @@ class GGUFFile:
             raise self.wrong(key, "a string", value)
         return value
 
-    def get_int(self, key: str, default: int | None = None, low: int = 0, high: int = 2**31 - 1) -> int:
+    def get_int(
+        self, key: str, default: int | None = None, low: int = 0, high: int = 2**31 - 1
+    ) -> int:
         value = self.metadata.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise self.wrong(key, f"a whole number from {low} to {high}", value)
@@ -92,7 +106,11 @@ class GGUFFile:
 
     def get_float(self, key: str, default: float | None = None) -> float:
         value = self.metadata.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             raise self.wrong(key, "a finite number", value)
         return float(value)
 
@@ -152,7 +170,9 @@ class _Cursor:
         return data
 
     def number(self, code: str, what: str) -> int | float | bool:
-        value: int | float | bool = struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0]
+        value: int | float | bool = struct.unpack(
+            "<" + code, self.take(struct.calcsize("<" + code), what)
+        )[0]
         return value
 
     def count(self, code: str, what: str, limit: int) -> int:
@@ -169,7 +189,9 @@ class _Cursor:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self.fail(f"{what} is not UTF-8 ({error.reason}); the file is damaged", at) from None
+            raise self.fail(
+                f"{what} is not UTF-8 ({error.reason}); the file is damaged", at
+            ) from None
 
     def value(self, key: str) -> tuple[Value, int]:
         at = self.offset
@@ -196,9 +218,13 @@ class _Cursor:
                 raise self.fail(f"'{key}' announces {length} strings, more than the file holds", at)
             return [self.string(f"element {i} of '{key}'") for i in range(length)], start
         if kind not in _SCALARS:
-            raise self.fail(f"'{key}' has unknown element type {kind}; nested arrays are not used", at)
+            raise self.fail(
+                f"'{key}' has unknown element type {kind}; nested arrays are not used", at
+            )
         dtype = np.dtype(_SCALARS[kind]).newbyteorder("<")
-        return np.frombuffer(self.take(length * dtype.itemsize, f"elements of '{key}'"), dtype), start
+        return np.frombuffer(
+            self.take(length * dtype.itemsize, f"elements of '{key}'"), dtype
+        ), start
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
@@ -225,7 +251,11 @@ def _parse(c: _Cursor) -> GGUFFile:
         )
     version = int(c.number("I", "the version"))
     if version != VERSION:
-        hint = "it is big-endian" if version == VERSION << 24 else "use a newer Penstock or export again"
+        hint = (
+            "it is big-endian"
+            if version == VERSION << 24
+            else "use a newer Penstock or export again"
+        )
         raise c.fail(f"GGUF version is {version}, expected {VERSION}; {hint}", 4)
     tensor_count = c.count("Q", "the number of tensors", MAX_TENSORS)
     key_count = c.count("Q", "the number of metadata keys", MAX_KEYS)
@@ -238,8 +268,14 @@ def _parse(c: _Cursor) -> GGUFFile:
             raise c.fail(f"metadata key '{key}' appears twice", at)
         metadata[key], value_offsets[key] = c.value(key)
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise c.fail(f"general.alignment is {alignment!r}, expected a power of two from 8 to 1048576")
+    if (
+        not isinstance(alignment, int)
+        or not 8 <= alignment <= 1 << 20
+        or alignment & (alignment - 1)
+    ):
+        raise c.fail(
+            f"general.alignment is {alignment!r}, expected a power of two from 8 to 1048576"
+        )
     raw = [_tensor_info(c) for _ in range(tensor_count)]
     data_offset = -(-c.offset // alignment) * alignment
     tensors = _place(c, raw, data_offset, alignment)
@@ -276,11 +312,13 @@ def _place(
             raise c.fail(f"tensor '{name}' appears twice")
         start = base + offset
         if offset % alignment:
-            raise c.fail(f"tensor '{name}' is at offset {start}, not a multiple of {alignment}", start)
+            raise c.fail(
+                f"tensor '{name}' is at offset {start}, not a multiple of {alignment}", start
+            )
         if start + nbytes > c.size:
             raise c.fail(
-                f"tensor '{name}' needs bytes {start} to {start + nbytes} but the file has {c.size}; "
-                "the file is cut short, fetch it again",
+                f"tensor '{name}' needs bytes {start} to {start + nbytes} but the file has "
+                f"{c.size}; the file is cut short, fetch it again",
                 start,
             )
         tensors[name] = TensorInfo(name, shape, kind, start, nbytes)

@@ -22,6 +22,7 @@ from penstock.errors import StorageError
 PROFILE_VERSION = 1
 BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 DEPTHS = (1, 4, 16, 64)
+QUICK_BYTES = 2 << 20  # a quick probe runs inside a model's budget, before the model is loaded
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ class DeviceProfile:
 
     def random_bytes_per_second(self, block: int) -> float:
         """Throughput of random reads of this size at the chosen depth, interpolated."""
-        points = sorted((r.block, r.bytes_per_second) for r in self.random if self._chosen(r))
-        if not points:
+        best: dict[int, float] = {}
+        for r in self._chosen():
+            best[r.block] = max(best.get(r.block, 0.0), r.bytes_per_second)
+        if not best:
             return self.sequential_bytes_per_second
-        sizes, rates = zip(*points, strict=True)
+        sizes, rates = zip(*sorted(best.items()), strict=True)
         if block < sizes[0]:  # bound by operations: the rate falls with the size
             return float(rates[0] * block / sizes[0])
         return float(np.interp(np.log2(block), np.log2(sizes), rates))
@@ -72,15 +75,14 @@ class DeviceProfile:
     @property
     def merge_gap(self) -> int:
         """Bytes of gap that cost less to read through than a second read does."""
-        small = [r for r in self.random if self._chosen(r)]
-        if not small:
+        reads = max((r.reads_per_second for r in self._chosen()), default=0.0)
+        if reads <= 0:
             return 0
-        reads = max(r.reads_per_second for r in small)
-        gap = self.sequential_bytes_per_second / max(reads, 1.0)
+        gap = self.sequential_bytes_per_second / reads
         return int(min(gap, 256 << 10)) // 512 * 512
 
-    def _chosen(self, read: RandomRead) -> bool:
-        return read.backend == self.backend and read.depth == self.depth
+    def _chosen(self) -> list[RandomRead]:
+        return [r for r in self.random if r.backend == self.backend]
 
 
 def probe(path: str | os.PathLike[str], *, quick: bool = False) -> DeviceProfile:
@@ -115,7 +117,7 @@ def load_profile(path: str | os.PathLike[str]) -> DeviceProfile:
 
 
 def cached_profile(path: str | os.PathLike[str]) -> DeviceProfile | None:
-    """The profile that `penstock probe` left for this device, if it is there and of this version."""
+    """The profile that `penstock probe` left for this device, or None."""
     try:
         raw = json.loads(_cache_file(device_of(path)).read_text())
         if raw.pop("version") != PROFILE_VERSION:
@@ -162,6 +164,7 @@ def _measure(path: Path, quick: bool) -> DeviceProfile:
     name = str(path)
     alignment = _native.direct_alignment(name)
     seconds = 0.05 if quick else 0.5
+    limit = QUICK_BYTES if quick else 64 << 20  # bytes in flight
     backends = ["io_uring", "threads"]
     try:
         _native.measure_reads(name, 4096, 1, "io_uring", 0.001, False)
@@ -180,11 +183,12 @@ def _measure(path: Path, quick: bool) -> DeviceProfile:
     chosen = min((r for r in trial if r.bytes_per_second >= 0.95 * fastest), key=lambda r: r.depth)
     for block in (4 << 10, 64 << 10, 256 << 10) if quick else (b for b in BLOCKS if b != 16 << 10):
         if block * 2 <= path.stat().st_size:
-            measure(block, chosen.depth, chosen.backend)
+            measure(block, max(1, min(chosen.depth, limit // block)), chosen.backend)
+    large = min(1 << 20, limit // 4)
     sequential, _ = _native.measure_reads(
-        name, 1 << 20, min(16, chosen.depth), chosen.backend, seconds, True
+        name, large, max(1, min(16, limit // large)), chosen.backend, seconds, True
     )
-    memory = _native.measure_memory(os.cpu_count() or 1, (64 if quick else 512) << 20, 2)
+    memory = _native.measure_memory(os.cpu_count() or 1, QUICK_BYTES if quick else 512 << 20, 2)
     return DeviceProfile(
         device=device_of(path),
         direct=alignment != 0,

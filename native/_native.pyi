@@ -5,6 +5,7 @@ Penstock's native core: direct reads, the neuron window, kernels and the decoder
 from typing import Annotated
 
 import numpy
+import numpy.typing
 from numpy.typing import NDArray
 
 
@@ -22,13 +23,13 @@ def kernels_select(name: str) -> None:
     ValueError for a set that cannot run here. For tests: call it while nothing is computing.
     """
 
-def dot(type: int, row: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> float:
+def dot(type: int, row: bytes | numpy.typing.NDArray[numpy.uint8], x: numpy.typing.NDArray[numpy.float32]) -> float:
     """
     Dot product of one weight row, as stored, with x. In the block formats x is quantized to int8
     blocks first, as in inference. type is ggml's number: 0 F32, 1 F16, 2 Q4_0, 8 Q8_0.
     """
 
-def axpy(type: int, row: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], h: float, y: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')], begin: int, end: int) -> None:
+def axpy(type: int, row: bytes | numpy.typing.NDArray[numpy.uint8], h: float, y: numpy.typing.NDArray[numpy.float32], begin: int, end: int) -> None:
     """
     y[begin:end] += h * row[begin:end], in place; the row has as many elements as y.
     """

@@ -82,7 +82,7 @@ def _system_available() -> int:
 
 
 def peak_memory() -> int:
-    """Largest resident size that this process has had, in bytes; 0 where the system does not say."""
+    """Largest resident size that this process has had, in bytes; 0 where it is not told."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

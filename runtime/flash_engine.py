@@ -35,7 +35,13 @@ class FlashEngine:
     """
 
     def __init__(
-        self, bundle: Bundle, plan: Plan, *, overlap: bool = True, bundled: bool = True, reuse: bool = True
+        self,
+        bundle: Bundle,
+        plan: Plan,
+        *,
+        overlap: bool = True,
+        bundled: bool = True,
+        reuse: bool = True,
     ) -> None:
         """Load what the plan keeps in memory. overlap, bundled, reuse: switches for ablations.
 
@@ -72,7 +78,9 @@ class FlashEngine:
             if isinstance(error, PenstockError):
                 raise
             # A shape that the decoder refuses came from the file's metadata.
-            raise bundle.file.wrong("general.architecture", f"a consistent {bundle.arch} model", str(error)) from error
+            raise bundle.file.wrong(
+                "general.architecture", f"a consistent {bundle.arch} model", str(error)
+            ) from error
         self.vocab = program.config.vocab
 
     @staticmethod
@@ -105,7 +113,8 @@ class FlashEngine:
             else:
                 self._prefill_chunks(tokens, start, logits, all_logits)
         self.length = start + tokens.size
-        return logits if all_logits else logits[0]
+        last: NDArray[np.float32] = logits[0]
+        return logits if all_logits else last
 
     def _prefill_chunks(
         self, tokens: NDArray[np.int32], start: int, logits: NDArray[np.float32], every: bool
@@ -122,9 +131,12 @@ class FlashEngine:
         self._check(1, start)
         logits = np.empty((1, self.vocab), np.float32)
         self.decode_into(np.array([token], np.int32), start, logits)
-        return logits[0]
+        last: NDArray[np.float32] = logits[0]
+        return last
 
-    def decode_into(self, token: NDArray[np.int32], position: int, logits: NDArray[np.float32]) -> None:
+    def decode_into(
+        self, token: NDArray[np.int32], position: int, logits: NDArray[np.float32]
+    ) -> None:
         """The same without an allocation: token (1,), logits (1, vocab)."""
         with self._exclusive():
             self.decoder.forward(token, position, logits, True, False)
@@ -136,7 +148,7 @@ class FlashEngine:
         """One batch from position 0, with what calibration needs.
 
         Returns:
-            logits (n, vocab), FFN inputs (layers, n, width), hidden activations (layers, n, neurons).
+            logits (n, vocab), FFN inputs (layers, n, width), hidden (layers, n, neurons).
         """
         n, b = tokens.size, self.bundle
         if n > self.plan.batch:
@@ -205,7 +217,8 @@ def _stamp(bundle: Bundle) -> Path | None:
     if bundle.file.size < VERIFY_ALWAYS_BYTES:
         return None
     info = os.stat(bundle.path)
-    name = f"{info.st_dev}-{info.st_ino}-{info.st_size}-{info.st_mtime_ns}-{bundle.file.get_int('penstock.checksum.header', high=2**32 - 1)}"
+    crc = bundle.file.get_int("penstock.checksum.header", high=2**32 - 1)
+    name = f"{info.st_dev}-{info.st_ino}-{info.st_size}-{info.st_mtime_ns}-{crc:08x}"
     return Path(platformdirs.user_cache_dir("penstock")) / "verified" / name
 
 

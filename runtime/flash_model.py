@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import UsageError
-from penstock.runtime.chat_template import render_chat
+from penstock.runtime.chat_template import ChatTemplate
 from penstock.runtime.detokenizer import Detokenizer
 from penstock.runtime.flash_engine import FlashEngine
 from penstock.runtime.plan import Plan
@@ -33,6 +34,7 @@ class FlashModel:
         self.tokenizer = tokenizer
         self.finish_reason: str | None = None
         self._cached: list[int] = []  # tokens in the KV cache
+        self._template: ChatTemplate | None = None
         self._generated = self._generated_bytes = self._generated_ns = 0
 
     @property
@@ -40,14 +42,19 @@ class FlashModel:
         return self.engine.plan
 
     def generate(
-        self, prompt: str, *, max_tokens: int = 128, sampling: SamplingParams | None = None, **options: Any
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        **options: Any,
     ) -> Iterator[str]:
         """Continue a text, piece by piece.
 
         Args:
             prompt: the text to continue.
             max_tokens: tokens at most.
-            sampling: how tokens are chosen; or its fields as keywords (temperature=0.7, seed=1, ...).
+            sampling: how tokens are chosen; or its fields as keywords (temperature=0.7, seed=1).
 
         Raises:
             UsageError: the prompt does not fit the context, or an option is out of its range.
@@ -60,7 +67,9 @@ class FlashModel:
         if not ids and self.tokenizer.bos_id is not None:
             ids = [self.tokenizer.bos_id]
         if not ids:
-            raise UsageError("the prompt is empty and the model has no start token; give it some text")
+            raise UsageError(
+                "the prompt is empty and the model has no start token; give it some text"
+            )
         return self._stream(ids, params)
 
     def chat(
@@ -73,8 +82,9 @@ class FlashModel:
     ) -> Iterator[str]:
         """Answer a conversation: [{'role': 'user', 'content': '...'}, ...], piece by piece."""
         params = _params(sampling, max_tokens, options)
-        prompt = render_chat(self.tokenizer, messages)
-        return self._stream(self.tokenizer.encode(prompt, add_bos=False), params)
+        if self._template is None:
+            self._template = _template(self.tokenizer)
+        return self._stream(self.tokenizer.encode(self._template.render(messages)), params)
 
     def _stream(self, ids: list[int], params: SamplingParams) -> Iterator[str]:
         limit = self.plan.context
@@ -114,7 +124,7 @@ class FlashModel:
         if rest:
             yield rest
 
-    def _prompt(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _prompt(self, ids: list[int]) -> NDArray[np.float32]:
         """Run what of the prompt is not in the cache yet: a chat keeps its earlier turns."""
         kept = 0
         for have, want in zip(self._cached, ids[:-1], strict=False):
@@ -126,9 +136,7 @@ class FlashModel:
         self._cached = list(ids)
         return out
 
-    def _decode(
-        self, token: np.ndarray[Any, np.dtype[np.int32]], position: int, logits: np.ndarray[Any, np.dtype[np.float32]]
-    ) -> None:
+    def _decode(self, token: NDArray[np.int32], position: int, logits: NDArray[np.float32]) -> None:
         before = self.engine.decoder.stats()
         begin = time.perf_counter_ns()
         self.engine.decode_into(token, position, logits)
@@ -152,14 +160,25 @@ class FlashModel:
         self.engine.reset()
 
 
-def _params(sampling: SamplingParams | None, max_tokens: int, options: dict[str, Any]) -> SamplingParams:
+def _template(tokenizer: Tokenizer) -> ChatTemplate:
+    bos, eos = tokenizer.bos_id, min(tokenizer.eos_ids, default=None)
+    return ChatTemplate(
+        tokenizer.chat_template,
+        bos_token="" if bos is None else tokenizer.piece(bos) or "",
+        eos_token="" if eos is None else tokenizer.piece(eos) or "",
+    )
+
+
+def _params(
+    sampling: SamplingParams | None, max_tokens: int, options: dict[str, Any]
+) -> SamplingParams:
     if sampling is not None:
         if options:
-            raise UsageError("give sampling=SamplingParams(...) or its fields as keywords, not both")
+            raise UsageError(
+                "give sampling=SamplingParams(...) or its fields as keywords, not both"
+            )
         return sampling
     try:
         return SamplingParams(max_tokens=max_tokens, **options)
     except TypeError as error:
         raise UsageError(f"unknown generation option: {error}") from None
-
-

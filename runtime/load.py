@@ -32,7 +32,7 @@ def load(
     Args:
         path: a Penstock bundle.
         memory: '24MiB', '2GiB', bytes, or '50%' of the file; None: up to 80 % of the free memory.
-        ffn_resident: share of the feed-forward weights that may stay in memory, instead of `memory`.
+        ffn_resident: share of the feed-forward weights in memory, instead of `memory`.
         exact: the same tokens as dense evaluation, always; predictors are not used.
         dense: compute every neuron, for comparison.
         context: tokens of the KV cache; None: what the model was made for, at most 2,048.
@@ -73,9 +73,9 @@ def _plan(
     if not is_bundle(file):
         arch = file.metadata.get("general.architecture", "unknown")
         raise UnsupportedModelError(
-            f"{path}: an ordinary GGUF file (architecture '{arch}'), not a Penstock bundle. If its activation is "
-            "sparse (ReLU, squared ReLU), make a bundle with `penstock export llm SOURCE OUT`; streaming of ordinary "
-            "GGUF files is not part of this version."
+            f"{path}: an ordinary GGUF file (architecture '{arch}'), not a Penstock bundle. If "
+            "its activation is sparse (ReLU, squared ReLU), make a bundle with `penstock export "
+            "llm SOURCE OUT`; streaming of ordinary GGUF files is not part of this version."
         )
     bundle = check_bundle(file)
     mode = "dense" if dense else "exact" if exact else "predictor"
@@ -89,5 +89,3 @@ def _plan(
         threads=threads,
     )
     return bundle, make_plan(bundle, load_profile(bundle.path), options)
-
-

@@ -13,9 +13,9 @@ class LayerPlan:
     """Where one layer's feed-forward weights are.
 
     Attributes:
-        residency: 'resident' (all in memory), 'window' (predictor and neuron window), 'exact' (up rows in
-            memory, down columns of active neurons in the window), 'stream' (the first rows in memory,
-            the others read for every token).
+        residency: 'resident' (all in memory), 'window' (predictor and neuron window), 'exact' (up
+            rows in memory, down columns of active neurons in the window), 'stream' (the first rows
+            in memory, the others read for every token).
         rows: window slots, or rows in memory.
         share: rows as a share of the layer's neurons.
         nbytes: what it takes, predictor not included.
@@ -77,7 +77,12 @@ class Plan:
     def total(self) -> int:
         """All of the above that takes memory."""
         return (
-            self.weights + self.predictors + self.kv_cache + self.buffers + self.tokenizer + self.ffn
+            self.weights
+            + self.predictors
+            + self.kv_cache
+            + self.buffers
+            + self.tokenizer
+            + self.ffn
         )
 
     def to_dict(self) -> dict[str, Any]:

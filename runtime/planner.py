@@ -1,8 +1,8 @@
 """Spends a memory budget: what stays resident, how wide each layer's window is, what is streamed.
 
-The fixed part (attention, embeddings, norms, predictors, KV cache, buffers) comes first. What is left
-goes to the feed-forward layers, one step of a layer's measured miss curve at a time, always to the
-layer where a byte of memory saves most bytes of reading.
+The fixed part (attention, embeddings, norms, predictors, KV cache, buffers) comes first. What is
+left goes to the feed-forward layers, one step of a layer's measured miss curve at a time, always to
+the layer where a byte of memory saves most bytes of reading.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from penstock.runtime.program import Hyperparameters
 
 PAGE = 4096
 OVERFLOW_SLOTS = 64  # decoder.cpp's
-NEURON_SCRATCH = 272  # bytes of scratch a neuron of the widest layer, decoder.cpp grow_scratch
+NEURON_SCRATCH = 288  # bytes of scratch a neuron of the widest layer, decoder.cpp grow_scratch
 SLOT_TABLE, NEURON_TABLE = 48, 8  # NeuronWindow::table_bytes
 MODES = ("predictor", "exact", "dense")
 
@@ -59,13 +59,15 @@ def make_plan(bundle: Bundle, profile: DeviceProfile, options: PlanOptions) -> P
     fixed = small
     for batch in (16, 32, 64, 128):
         staging = max(bundle.stride * 32, min(4 << 20, (allowed - small.total) // 32))
-        larger = _Fixed.of(bundle, config, options.mode, context, options.batch or batch, staging, profile)
+        larger = _Fixed.of(
+            bundle, config, options.mode, context, options.batch or batch, staging, profile
+        )
         if larger.total - small.total <= max(allowed // 8, 0) or options.batch:
             fixed = larger
     if small.total > allowed:
         raise BudgetError(
-            f"{bundle.path} needs at least {format_size(small.total)} with a context of {context} tokens, "
-            f"the budget is {format_size(allowed)}. Allow more, or use a shorter --context.",
+            f"{bundle.path} needs at least {format_size(small.total)} with a context of {context} "
+            f"tokens, the budget is {format_size(allowed)}. Allow more, or a shorter --context.",
             small.total,
         )
     if fixed.total > allowed:
@@ -95,7 +97,13 @@ class _Fixed:
 
     @staticmethod
     def of(
-        b: Bundle, c: Hyperparameters, mode: str, context: int, batch: int, staging: int, p: DeviceProfile
+        b: Bundle,
+        c: Hyperparameters,
+        mode: str,
+        context: int,
+        batch: int,
+        staging: int,
+        p: DeviceProfile,
     ) -> _Fixed:
         used = [q for q in b.predictors if q is not None] if mode == "predictor" else []
         names = {q.fc1.name for q in b.predictors if q} | {q.fc2.name for q in b.predictors if q}
@@ -122,7 +130,7 @@ class _Fixed:
             + (512 << 10)  # stacks of the threads, and what the allocator rounds up
         )  # fmt: skip
         # The tokenizer's tables in memory take a multiple of their size in the file.
-        tokenizer = 14 * len(b.file.header)
+        tokenizer = (2 << 20) + 14 * len(b.file.header)
         return _Fixed(weights, predictors, kv_cache, buffers, tokenizer, batch, staging)
 
 
@@ -250,15 +258,17 @@ def _planned(bundle: Bundle, mode: str, index: int, layer: _Layer, share: float)
 
 
 def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
-    for (x0, y0), (x1, y1) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
+    for (x0, y0), (x1, y1) in zip(
+        zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False
+    ):
         if x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return ys[-1]
 
 
 def _assemble(
-    bundle: Bundle, p: DeviceProfile, options: PlanOptions, fixed: _Fixed, context: int, threads: int,
-    layers: list[LayerPlan], least: int,
+    bundle: Bundle, p: DeviceProfile, options: PlanOptions, fixed: _Fixed, context: int,
+    threads: int, layers: list[LayerPlan], least: int,
 ) -> Plan:  # fmt: skip
     read = sum(layer.read_bytes for layer in layers)
     scattered = sum(layer.read_bytes for layer in layers if layer.residency != "stream")

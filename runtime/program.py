@@ -40,7 +40,9 @@ class Hyperparameters:
     def read(bundle: Bundle) -> Hyperparameters:
         f, a = bundle.file, bundle.arch
         heads = f.get_int(f"{a}.attention.head_count", low=1, high=1 << 12)
-        head_dim = f.get_int(f"{a}.attention.key_length", bundle.width // heads, low=1, high=1 << 12)
+        head_dim = f.get_int(
+            f"{a}.attention.key_length", bundle.width // heads, low=1, high=1 << 12
+        )
         kv_heads = f.get_int(f"{a}.attention.head_count_kv", heads, low=1, high=1 << 12)
         if heads % kv_heads:
             raise f.wrong(f"{a}.attention.head_count_kv", f"a divisor of {heads}", kv_heads)
@@ -213,7 +215,9 @@ def rope_frequencies(bundle: Bundle, c: Hyperparameters) -> NDArray[np.float32]:
     """(rope_dims / 2,) inverse frequencies: base ** (-2i / dims), or the file's own when scaled."""
     half = c.rope_dims // 2
     if half == 0 or c.rope_dims % 2:
-        raise bundle.file.wrong(f"{bundle.arch}.rope.dimension_count", "an even number above 0", c.rope_dims)
+        raise bundle.file.wrong(
+            f"{bundle.arch}.rope.dimension_count", "an even number above 0", c.rope_dims
+        )
     if "penstock.rope.inv_freq" in bundle.file.metadata:
         stored = bundle.file.get_array("penstock.rope.inv_freq", half)
         return np.ascontiguousarray(stored, np.float32)

@@ -72,14 +72,17 @@ class RunStats:
 
         return "\n".join(
             [
-                f"tokens            {self.tokens} ({self.generated} generated, {self.tokens_per_second:.1f} per second)",
+                f"tokens            {self.tokens} ({self.generated} generated, "
+                f"{self.tokens_per_second:.1f} per second)",
                 f"read from storage {format_size(self.read_bytes)} in {self.reads} reads, "
                 f"{format_size(self.per_token_bytes)} per generated token",
-                f"window hit rate   {100 * self.hit_rate:.1f} %, {100 * self.merged:.0f} % of misses merged",
+                f"window hit rate   {100 * self.hit_rate:.1f} %, "
+                f"{100 * self.merged:.0f} % of misses merged",
                 f"throughput        {format_size(self.effective_throughput)}/s, "
                 f"raw {format_size(self.raw_throughput)}/s at this block size",
-                f"time              {self.total:.2f} s: storage {share(self.storage)}, upkeep {share(self.upkeep)}, "
-                f"predictors {share(self.predict)}, compute {share(self.compute)}",
+                f"time              {self.total:.2f} s: storage {share(self.storage)}, "
+                f"upkeep {share(self.upkeep)}, predictors {share(self.predict)}, "
+                f"compute {share(self.compute)}",
                 f"memory            {format_size(self.weights_memory)} for the model, "
                 f"{format_size(self.peak_memory)} peak of the process",
             ]
@@ -95,7 +98,9 @@ class Snapshot:
     total_ns: int = 0
 
 
-def collect(engine: FlashEngine, generated: int, generated_bytes: int, generated_ns: int) -> RunStats:
+def collect(
+    engine: FlashEngine, generated: int, generated_bytes: int, generated_ns: int
+) -> RunStats:
     """Read the native counters."""
     native = engine.decoder.stats()
     layers = []

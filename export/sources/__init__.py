@@ -30,10 +30,14 @@ class Source(Protocol):
 
     path: Path
     spec: ModelSpec
-    shapes: Mapping[str, tuple[int, ...]]
     weight_bytes: int
     weight_format: str
-    tokenizer: Mapping[str, MetadataValue]
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def tokenizer(self) -> Mapping[str, MetadataValue]: ...
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """A bias or norm, (elements,)."""

@@ -80,7 +80,7 @@ class GGUFSource:
     def _read(self, info: TensorInfo, start: int, nbytes: int) -> NDArray[np.uint8]:
         self._handle.seek(info.offset + start)
         data = np.empty(nbytes, np.uint8)
-        view, done = memoryview(data), 0
+        view, done = memoryview(data.data), 0
         while done < nbytes:
             got = self._handle.readinto(view[done:])
             if not got:

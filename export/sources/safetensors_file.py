@@ -75,7 +75,7 @@ class SafetensorsFile:
         return out
 
     def _read(self, offset: int, out: NDArray[np.uint8]) -> None:
-        view, done = memoryview(out), 0
+        view, done = memoryview(out.data), 0
         while done < len(view):
             try:
                 got = os.preadv(self._handle.fileno(), [view[done:]], offset + done)

@@ -100,11 +100,13 @@ void Decoder::grow_scratch(size_t width, size_t neurons) {
         predicted_.resize(neurons);
         active_.reserve(neurons);
         ids_.resize(neurons);
+        miss_ids_.resize(neurons);
+        targets_.resize(std::max(neurons, kOverflowSlots));
         hidden_.resize(neurons);
         down_hidden_.resize(neurons);
         rows_.resize(neurons);
         down_rows_.resize(neurons);
-        ends_.resize(neurons);
+        ends_.resize(std::max(neurons, kOverflowSlots));
         iovs_.resize(8 * neurons + 16);
         reads_.reserve(3 * neurons + 16);
         recent_.resize(neurons);
@@ -379,7 +381,7 @@ size_t Decoder::memory_bytes() const {
         if (l->window) bytes += NeuronWindow::table_bytes(l->config.neurons, l->config.capacity);
     }
     const auto vec = [&](const auto & v) { bytes += v.capacity() * sizeof(v[0]); };
-    vec(scores_), vec(cos_), vec(sin_), vec(low_rank_), vec(predicted_), vec(active_), vec(ids_), vec(hidden_);
+    vec(scores_), vec(cos_), vec(sin_), vec(low_rank_), vec(predicted_), vec(active_), vec(ids_), vec(miss_ids_), vec(targets_), vec(hidden_);
     vec(down_hidden_), vec(rows_), vec(down_rows_), vec(ends_), vec(iovs_), vec(reads_), vec(recent_);
     return bytes + config_.max_reads * (sizeof(Read) + 8);
 }

@@ -129,8 +129,9 @@ private:
     void seed_window(FfnLayer & layer, const Stager::Chunk & chunk);
     size_t predict(FfnLayer & layer, const float * x);  // -> active_ ascending
     void move_slots(FfnLayer & layer);
-    // Reads of the window's misses into their slots; returns the ticket of the first. ends_[i] is
-    // the ticket after which miss i is in memory.
+    void read_bundles(FfnLayer & layer, const int32_t * ids, size_t count);
+    void merge_reads(FfnLayer & layer, const int32_t * ids, size_t count);
+    void scatter_reads(FfnLayer & layer, const int32_t * ids, size_t count);
     void read_misses(FfnLayer & layer);
     void read_overflow(FfnLayer & layer, const int32_t * ids, size_t count);
     void hidden_rows(const FfnLayer & layer, const uint8_t * const * rows, const int32_t * ids, size_t count, const Activation & x, float * hidden);
@@ -167,7 +168,8 @@ private:
     std::vector<float> scores_;                // (heads, context) attention
     std::vector<float> cos_, sin_;             // (batch, rotated / 2)
     std::vector<float> low_rank_, predicted_;  // predictor: (rank), (neurons)
-    std::vector<int32_t> active_, ids_;
+    std::vector<int32_t> active_, ids_, miss_ids_;
+    std::vector<uint8_t *> targets_;           // where each bundle that is read goes
     std::vector<float> hidden_, down_hidden_;
     std::vector<const uint8_t *> rows_, down_rows_;
     std::vector<uint64_t> ends_;

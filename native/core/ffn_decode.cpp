@@ -13,6 +13,11 @@ namespace {
 constexpr size_t kMissGroup = 64;   // misses computed together once they have arrived
 constexpr size_t kMaxIov = 64;      // pieces of one merged read
 
+// Rows of scattered neurons: the hardware prefetcher starts anew at each, so the next one is asked for.
+inline void prefetch_row(const uint8_t * row, size_t bytes) {
+    for (size_t at = 0; at < std::min<size_t>(bytes, 512); at += 64) __builtin_prefetch(row + at);
+}
+
 }  // namespace
 
 // Predicted active neurons of the layer, ascending, into active_. Low rank: fc2 (fc1 x) + b > 0.
@@ -40,70 +45,77 @@ void Decoder::move_slots(FfnLayer & layer) {
     }
 }
 
-// Neighbouring misses become one read when the gap between them is cheaper than a second read; the
-// gap's bytes go to a scrap buffer. ends_[i] is the ticket after which miss i is in its slot.
+// Read `count` bundles, neurons ids[i] ascending, each to its address in targets_[i]. Neighbours become one
+// read when the gap between them is cheaper than a second read; the gap's bytes go to a scrap
+// buffer. ends_[i] is the ticket after which bundle i is in memory.
+void Decoder::read_bundles(FfnLayer & layer, const int32_t * ids, size_t count) {
+    reads_.clear();
+    if (config_.bundled) merge_reads(layer, ids, count);
+    else scatter_reads(layer, ids, count);
+    const uint64_t first = queue_->submit(reads_.data(), reads_.size());
+    for (size_t i = 0; i < count; ++i) ends_[i] += first;
+    layer.stats.reads += reads_.size();
+}
+
+void Decoder::merge_reads(FfnLayer & layer, const int32_t * ids, size_t count) {
+    size_t used = 0;
+    for (size_t i = 0; i < count;) {
+        const size_t first_iov = used;
+        const uint64_t begin = layer.bundle_at(ids[i]) + layer.slot_skip;
+        uint64_t end = begin;
+        size_t j = i;
+        for (; j < count; ++j) {
+            const uint64_t from = layer.bundle_at(ids[j]) + layer.slot_skip;
+            const uint64_t gap = from - end;
+            if (j != i && (gap > config_.merge_gap || from + layer.slot_bytes - begin > config_.read_max || used - first_iov + 2 > kMaxIov)) break;
+            if (gap != 0) iovs_[used++] = {gap_.data(), gap};
+            uint8_t * to = targets_[j];
+            const bool follows = gap == 0 && used != first_iov && static_cast<uint8_t *>(iovs_[used - 1].iov_base) + iovs_[used - 1].iov_len == to;
+            if (follows) iovs_[used - 1].iov_len += layer.slot_bytes;  // the next slot, too
+            else iovs_[used++] = {to, layer.slot_bytes};
+            end = from + layer.slot_bytes;
+        }
+        reads_.push_back({begin, &iovs_[first_iov], static_cast<uint32_t>(used - first_iov), static_cast<uint32_t>(end - begin)});
+        for (; i < j; ++i) ends_[i] = reads_.size();
+    }
+}
+
+// Ablation: as if up and down lay in different places, two (three) smaller reads a neuron. The parts are
+// taken from bundles far apart, so that the reads really scatter.
+void Decoder::scatter_reads(FfnLayer & layer, const int32_t * ids, size_t count) {
+    const FfnConfig & c = layer.config;
+    const size_t part = round_up(layer.row_bytes, std::max<size_t>(file_.alignment(), 1));
+    size_t used = 0;
+    for (size_t i = 0; i < count; ++i) {
+        size_t done = 0;
+        for (int p = 0; p < layer.parts && done < layer.slot_bytes; ++p) {
+            const size_t length = p + 1 == layer.parts ? layer.slot_bytes - done : std::min(part, layer.slot_bytes - done);
+            const int32_t far = (ids[i] + p * (c.neurons / 2)) % c.neurons;
+            iovs_[used] = {targets_[i] + done, length};
+            reads_.push_back({layer.bundle_at(far) + layer.slot_skip + done, &iovs_[used], 1, static_cast<uint32_t>(length)});
+            ++used;
+            done += length;
+        }
+        ends_[i] = reads_.size();
+    }
+}
+
 void Decoder::read_misses(FfnLayer & layer) {
     const auto & misses = layer.window->misses();
-    const FfnConfig & c = layer.config;
-    reads_.clear();
-    if (!config_.bundled) {
-        // Ablation: as if up and down lay in different places, two (three) smaller reads a neuron.
-        const size_t part = round_up(layer.row_bytes, std::max<size_t>(file_.alignment(), 1));
-        size_t used = 0;
-        for (size_t i = 0; i < misses.size(); ++i) {
-            size_t done = 0;
-            for (int p = 0; p < layer.parts && done < layer.slot_bytes; ++p) {
-                const size_t length = p + 1 == layer.parts ? layer.slot_bytes - done : std::min(part, layer.slot_bytes - done);
-                // The parts of a neuron are taken from bundles far apart, so that reads really scatter.
-                const auto far = (static_cast<uint64_t>(misses[i].neuron) + static_cast<uint64_t>(p) * static_cast<uint64_t>(c.neurons / 2)) % static_cast<uint64_t>(c.neurons);
-                iovs_[used] = {layer.slot(misses[i].slot) + done, length};
-                reads_.push_back({c.offset + far * c.stride + layer.slot_skip + done, &iovs_[used], 1, static_cast<uint32_t>(length)});
-                ++used;
-                done += length;
-            }
-            ends_[i] = reads_.size();
-        }
-    } else {
-        size_t used = 0;
-        for (size_t i = 0; i < misses.size();) {
-            const size_t first_iov = used;
-            const uint64_t begin = layer.bundle_at(misses[i].neuron) + layer.slot_skip;
-            uint64_t end = begin;
-            size_t j = i;
-            for (; j < misses.size(); ++j) {
-                const uint64_t from = layer.bundle_at(misses[j].neuron) + layer.slot_skip;
-                const uint64_t gap = from - end;
-                if (j != i && (gap > config_.merge_gap || from + layer.slot_bytes - begin > config_.read_max || used - first_iov + 2 > kMaxIov)) break;
-                if (gap != 0) iovs_[used++] = {gap_.data(), gap};
-                uint8_t * to = layer.slot(misses[j].slot);
-                if (used != first_iov && static_cast<uint8_t *>(iovs_[used - 1].iov_base) + iovs_[used - 1].iov_len == to && gap == 0) {
-                    iovs_[used - 1].iov_len += layer.slot_bytes;  // next slot, too
-                } else {
-                    iovs_[used++] = {to, layer.slot_bytes};
-                }
-                end = from + layer.slot_bytes;
-            }
-            reads_.push_back({begin, &iovs_[first_iov], static_cast<uint32_t>(used - first_iov), static_cast<uint32_t>(end - begin)});
-            for (; i < j; ++i) ends_[i] = reads_.size();
-        }
+    for (size_t i = 0; i < misses.size(); ++i) {
+        miss_ids_[i] = misses[i].neuron;
+        targets_[i] = layer.slot(misses[i].slot);
     }
-    const uint64_t first = queue_->submit(reads_.data(), reads_.size());
-    for (size_t i = 0; i < misses.size(); ++i) ends_[i] += first;
-    layer.stats.reads += reads_.size();
+    read_bundles(layer, miss_ids_.data(), misses.size());
 }
 
 // Neurons that found no slot: read, used once, dropped. count <= overflow_slots_.
 void Decoder::read_overflow(FfnLayer & layer, const int32_t * ids, size_t count) {
-    reads_.clear();
-    for (size_t i = 0; i < count; ++i) {
-        iovs_[i] = {overflow_.data() + i * layer.slot_bytes, layer.slot_bytes};
-        reads_.push_back({layer.bundle_at(ids[i]) + layer.slot_skip, &iovs_[i], 1, static_cast<uint32_t>(layer.slot_bytes)});
-    }
+    for (size_t i = 0; i < count; ++i) targets_[i] = overflow_.data() + i * layer.slot_bytes;
     const uint64_t before = now_ns();
-    const uint64_t first = queue_->submit(reads_.data(), count);
-    queue_->wait(first + count);
+    read_bundles(layer, ids, count);
+    queue_->wait(ends_[count - 1]);
     wait_ns_ += now_ns() - before;
-    layer.stats.reads += count;
 }
 
 // hidden[i] = act(...) of the bundle at rows[i], neuron ids[i].
@@ -114,6 +126,7 @@ void Decoder::hidden_rows(const FfnLayer & layer, const uint8_t * const * rows, 
     const size_t grain = std::max<size_t>(1, 16384 / layer.row_bytes);
     pool_.run(count, grain, [&](size_t begin, size_t end) {
         for (size_t i = begin; i < end; ++i) {
+            if (i + 1 < end) prefetch_row(rows[i + 1], layer.row_bytes);
             hidden[i] = neuron_hidden(layer, k, rows[i], x, up_bias, ids[i]);
         }
     });

@@ -1,8 +1,8 @@
 """OPT: learned positions, layer norm, biases everywhere, ReLU. The paper's main model.
 
-The file's position table starts at position 0: the exporter drops the two leading rows that Hugging Face keeps
-for padding. OPT-350M normalises after each block instead of before it, and has no final norm.
-Checked against transformers' OPTForCausalLM; llama.cpp has no `opt`.
+The file's position table starts at position 0: the exporter drops the two leading rows that
+Hugging Face keeps for padding. OPT-350M normalises after each block instead of before it, and has
+no final norm. Checked against transformers' OPTForCausalLM; llama.cpp has no `opt`.
 """
 
 from __future__ import annotations

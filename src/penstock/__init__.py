@@ -1,11 +1,11 @@
 """Penstock: run models that do not fit in memory, under a memory budget that is kept.
 
-    import penstock
+import penstock
 
-    model = penstock.load("storyteller.gguf", memory="24MiB")
-    for piece in model.generate("Once upon a time", max_tokens=64):
-        print(piece, end="", flush=True)
-    print(model.stats())
+model = penstock.load("storyteller.gguf", memory="24MiB")
+for piece in model.generate("Once upon a time", max_tokens=64):
+    print(piece, end="", flush=True)
+print(model.stats())
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The errors that Penstock raises on purpose.
 
     PenstockError
-    ├── FormatError            a damaged, foreign or newer file: path, offset or field, what was expected
+    ├── FormatError            a damaged, foreign or newer file: path, offset or field, expectation
     ├── BudgetError            does not fit: the least budget that works
     ├── UnsupportedModelError  which architecture or activation, and what is supported instead
     ├── BackendMissingError    an optional library is not installed: the extra to install

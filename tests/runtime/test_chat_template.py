@@ -62,6 +62,7 @@ BUSY = """\
 {{ ns.seen }} {{ range(3) | list }} {{ tools is none }} {{ documents is defined }}
 {{ {'b': 1, 'a': [true, none, 'é<']} | tojson(indent=2) }}
 {{ messages | map(attribute='role') | unique | join('+') }} {{ '=' * 5 }} {{ 1700000000 | string }}
+{{ 1700000000 | replace('7', '8') }}
 {%- for word in ['x', 'y'] %}{% for n in range(2) %}{% if n == 1 %}{% continue %}{% endif %}
 {{ word }}{{ n }}{{ loop.previtem }}{{ loop.nextitem }}{% endfor %}{% else %}none{% endfor %}
 {% for item in [{'n': 1, 'c': [{'n': 2, 'c': []}]}] recursive %}
@@ -105,6 +106,12 @@ def test_plain_text_by_hand() -> None:
 def test_default_template() -> None:
     assert render_chat(None, CHAT[:2]) == ("System: Be brief.\nUser: Who <are> you? 😀\nAssistant:")
     assert render_chat(None, CHAT[:1], add_generation_prompt=False) == "System: Be brief.\n"
+
+
+def test_json_is_not_escaped() -> None:
+    assert render_chat(
+        "{{ messages | tojson }} {{ 1700000000 | replace('7', '8') }}", CHAT[1:2]
+    ) == ('[{"role": "user", "content": "Who <are> you? 😀"}] 1800000000')
 
 
 def test_variables_and_time() -> None:
@@ -209,6 +216,8 @@ def test_the_inside_of_python_is_out_of_reach(source: str) -> None:
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
         "{{ f(60) }}",
         "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}{% endif %}"
+        "{% endfor %}",
+        "{% for x in 'x' * 9999 recursive %}{% if loop.depth < 2 %}{{ loop('x' * 9999) }}{% endif %}"
         "{% endfor %}",
         "{% for x in [0] recursive %}{% for y in range(99) %}{% endfor %}"
         "{{ loop(range(99999)) }}{% endfor %}",

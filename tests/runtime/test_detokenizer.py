@@ -59,7 +59,7 @@ TOKENIZERS = {
     "bpe decoder": _with_decoder(decoders.BPEDecoder()),
     "no decoder": _with_decoder(None),
     "looks at its neighbours": _with_decoder(decoders.CTC(".", "▁", cleanup=False)),
-    "looks across": _with_decoder(_sequence(decoders.Fuse(), decoders.Replace("o w", "0W"))),
+    "looks across": _with_decoder(_sequence(decoders.Fuse(), decoders.Replace("o▁w", "0W"))),
 }
 
 

@@ -143,6 +143,13 @@ def test_top_k_ties_take_the_lowest_ids() -> None:
     assert set(draw(logits, 400, temperature=1.0, top_k=4)) == {0, 1, 2, 4000}
 
 
+def test_top_p_takes_the_fewest_also_over_a_flat_vocabulary() -> None:
+    logits = np.zeros(4096, np.float32)
+    ids, weights = Sampler(SamplingParams(temperature=1.0, top_p=0.5))._candidates(logits)
+    np.testing.assert_array_equal(ids, np.arange(2048))
+    np.testing.assert_array_equal(weights, np.ones(2048))
+
+
 def test_repetition_penalty() -> None:
     logits = np.array([2.0, 1.9, -1.0], np.float32)
     assert Sampler(SamplingParams(repetition_penalty=1.5)).sample(logits, [0]) == 1

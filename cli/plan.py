@@ -1,0 +1,118 @@
+"""`penstock plan`: what would stay in memory and how fast that should be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.cli import options
+from penstock.cli.console import emit_json, percent, print_facts, print_table, size
+from penstock.cli.options import examples
+
+if TYPE_CHECKING:
+    from penstock.loaders.bundle import Bundle
+    from penstock.runtime.plan import Plan
+
+EXAMPLES = examples(
+    "penstock plan model.gguf --memory 24MiB",
+    "penstock plan model.gguf --ffn-resident 25% --exact",
+    "penstock plan model.gguf --memory 50% --json | jq .tokens_per_second",
+)
+RESIDENCY = {
+    "resident": "all in memory",
+    "window": "neuron window",
+    "exact": "up rows + window",
+    "stream": "streamed",
+}
+
+
+def plan(
+    model: options.Model,
+    memory: options.Memory = None,
+    ffn_resident: options.FfnResident = None,
+    exact: options.Exact = False,
+    dense: options.Dense = False,
+    context: options.Context = None,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show how a memory budget would be spent, before anything runs.
+
+    MODEL is a Penstock bundle. Takes the options of `penstock run` and prints what stays in memory, what is read for each
+    token, and how fast that should be on this device.
+    """
+    options.check_modes(exact, dense)
+    import penstock
+    from penstock.loaders.bundle import open_bundle
+
+    made = penstock.plan(
+        model,
+        memory=memory,
+        ffn_resident=ffn_resident,
+        exact=exact,
+        dense=dense,
+        context=context,
+        threads=threads,
+    )
+    if as_json:
+        emit_json(made.to_dict())
+        return
+    _print_budget(made)
+    _print_layers(made, open_bundle(model))
+    _print_outlook(made)
+
+
+def _print_budget(p: Plan) -> None:
+    rows = [
+        ("weights", p.weights, "embeddings, attention, norms"),
+        ("predictors", p.predictors, ""),
+        ("KV cache", p.kv_cache, f"{p.context} tokens"),
+        ("buffers", p.buffers, f"prompts in batches of {p.batch}"),
+        ("tokenizer", p.tokenizer, ""),
+        ("feed-forward", p.ffn, f"of {size(p.ffn_whole)}, {percent(p.ffn / p.ffn_whole)}"),
+        ("together", p.total, "" if p.budget is None else f"of {size(p.budget)} allowed"),
+    ]
+    title = f"{p.path}: {p.arch}, {p.mode} mode"
+    print_table(
+        ["memory", ">bytes", ""], [(name, size(nbytes), note) for name, nbytes, note in rows], title
+    )
+
+
+def _print_layers(p: Plan, bundle: Bundle) -> None:
+    rows = []
+    for layer, predictor in zip(p.layers, bundle.predictors, strict=True):
+        used = predictor if layer.predictor else None
+        rows.append(
+            (
+                str(layer.layer),
+                RESIDENCY.get(layer.residency, layer.residency),
+                str(layer.rows),
+                percent(layer.share),
+                size(layer.nbytes),
+                "-" if used is None else str(used.rank),
+                "-" if used is None else percent(used.false_negative_rate, 2),
+                size(layer.read_bytes),
+            )
+        )
+    columns = ["layer", "feed-forward", ">rows", ">share", ">memory"]
+    columns += [">predictor rank", ">false negatives", ">read per token"]
+    print_table(columns, rows)
+
+
+def _print_outlook(p: Plan) -> None:
+    profile = p.profile
+    how = "direct" if p.direct else "buffered"
+    print_facts(
+        [
+            ("read per token", size(p.read_bytes)),
+            ("tokens per second", f"{p.tokens_per_second:.3g} expected, on {p.threads} threads"),
+            ("least budget", f"{size(p.least)} in this mode and context"),
+            ("reads", f"{how}, {p.backend}, {p.depth} in flight, gaps up to {size(p.merge_gap)}"),
+            (
+                "device",
+                f"{profile.device}: {size(profile.sequential_bytes_per_second)}/s in order, memory "
+                f"{size(profile.memory_bytes_per_second)}/s"
+                + (" (measured quickly; `penstock probe` does it well)" if profile.quick else ""),
+            ),
+        ]
+    )
