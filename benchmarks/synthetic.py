@@ -226,7 +226,7 @@ def write_gguf(shape: Shape, dtype: str, path: Path) -> None:
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": words,
         "tokenizer.ggml.merges": [f"{words[0]} {words[1]}"],
-        "tokenizer.ggml.token_type": [1] * shape.vocab,
+        "tokenizer.ggml.token_type": np.ones(shape.vocab, np.int32),
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 0,
     }
@@ -292,6 +292,8 @@ def _add(writer: Any, key: str, value: Any) -> None:
         writer.add_float32(key, value)
     elif isinstance(value, str):
         writer.add_string(key, value)
+    elif isinstance(value, np.ndarray):
+        writer.add_key_value(key, value.tolist(), GGUFValueType.ARRAY, sub_type=GGUFValueType.INT32)
     elif isinstance(value[0], str):
         writer.add_array(key, value)
     else:

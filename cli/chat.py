@@ -48,8 +48,8 @@ def chat(
 ) -> None:
     """Talk with a model; it remembers the conversation.
 
-    MODEL is a Penstock bundle. /reset forgets the conversation, /stats shows reads and times, /quit or Ctrl-D ends. Ctrl-C
-    stops an answer.
+    MODEL is a Penstock bundle. /reset forgets the conversation, /stats shows reads and times, /quit
+    or Ctrl-D ends. Ctrl-C stops an answer.
     """
     options.check_modes(exact, dense)
     import penstock

@@ -35,9 +35,9 @@ def demo(
 ) -> None:
     """Run the embedded model at several memory budgets.
 
-    The small storyteller that comes with Penstock continues a text with 100 %, 50 % and 25 % of its feed-forward weights in
-    memory, then in exact mode, which must tell the same story as dense evaluation does. Nothing is
-    downloaded.
+    The small storyteller that comes with Penstock continues a text with 100 %, 50 % and 25 % of its
+    feed-forward weights in memory, then in exact mode, which must tell the same story as dense
+    evaluation does. Nothing is downloaded.
     """
     from penstock.runtime.embedded import demo_run, demo_settings, embedded_model
 

@@ -107,8 +107,9 @@ def llm(
     """Make a bundle of a language model with a sparse activation (ReLU, squared ReLU).
 
     SOURCE is a Hugging Face folder (config.json, tokenizer.json, safetensors), or a GGUF file of
-    architecture opt, arcee, nemotron or llama. OUT is written whole or not at all. The command ends in a report: sizes, sparsity, predictors, perplexity.
-    Calibration needs the extra 'export': pip install 'penstock[export]'.
+    architecture opt, arcee, nemotron or llama. OUT is written whole or not at all. The command ends
+    in a report: sizes, sparsity, predictors, perplexity. Calibration needs the extra 'export': pip
+    install 'penstock[export]'.
     """
     if no_calibration and calibration is not None:
         raise typer.BadParameter("choose --calibration or --no-calibration, not both")

@@ -38,7 +38,8 @@ def inspect(
 ) -> None:
     """Show what is in a GGUF file, and check that it is whole.
 
-    FILE is any GGUF file. Its header is always checked. --verify also reads the weights of a Penstock bundle.
+    FILE is any GGUF file. Its header is always checked. --verify also reads the weights of a
+    Penstock bundle.
     """
     from penstock.loaders.bundle import check_bundle, is_bundle
     from penstock.loaders.gguf_file import read_gguf

@@ -26,6 +26,7 @@ app = typer.Typer(
     name="penstock",
     cls=PlainGroup,
     add_completion=False,
+    suggest_commands=False,  # click does it
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help: it reads the same in a pipe, in the docs and on a phone
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

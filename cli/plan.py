@@ -38,8 +38,8 @@ def plan(
 ) -> None:
     """Show how a memory budget would be spent, before anything runs.
 
-    MODEL is a Penstock bundle. Takes the options of `penstock run` and prints what stays in memory, what is read for each
-    token, and how fast that should be on this device.
+    MODEL is a Penstock bundle. Takes the options of `penstock run` and prints what stays in memory,
+    what is read for each token, and how fast that should be on this device.
     """
     options.check_modes(exact, dense)
     import penstock

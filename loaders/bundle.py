@@ -183,7 +183,7 @@ def check_bundle(file: GGUFFile) -> Bundle:
             stride,
         )
     bundles = tuple(_bundle_tensor(file, n, neurons, stride) for n in range(layers))
-    sums = file.get_array("penstock.checksum.tensors", len(file.tensors))
+    sums = _whole_numbers(file, "penstock.checksum.tensors", len(file.tensors), "u")
     checksums = {name: int(s) for name, s in zip(file.tensors, sums, strict=True)}
     return Bundle(
         file=file,
@@ -216,6 +216,14 @@ def _check_header(file: GGUFFile) -> None:
         )
 
 
+def _whole_numbers(file: GGUFFile, key: str, length: int, kinds: str) -> NDArray[np.generic]:
+    """An array of up to four bytes a number: 'u' without, 'i' with a sign."""
+    values = file.get_array(key, length)
+    if values.dtype.kind not in kinds or values.dtype.itemsize > 4:
+        raise file.wrong(key, f"{length} whole numbers of 32 bits", values)
+    return values
+
+
 def _bundle_tensor(file: GGUFFile, layer: int, neurons: int, stride: int) -> TensorInfo:
     name = f"blk.{layer}.ffn_bundle.weight"
     info = file.tensors.get(name)
@@ -232,7 +240,7 @@ def _predictors(
 ) -> tuple[Predictor | None, ...]:
     if "penstock.predictor.rank" not in file.metadata:
         return (None,) * layers
-    ranks = file.get_array("penstock.predictor.rank", layers)
+    ranks = _whole_numbers(file, "penstock.predictor.rank", layers, "ui")
     quality = [
         file.get_array(f"penstock.predictor.{key}", layers)
         for key in ("recall", "false_negative_rate", "false_positive_rate")
@@ -276,7 +284,7 @@ def _profiles(file: GGUFFile, layers: int) -> tuple[LayerProfile | None, ...]:
     )
     exact = file.get_array("penstock.stats.exact_misses", layers * points).astype(np.float32)
     exact = exact.reshape(layers, points)
-    for key, curve in (("misses", misses), ("exact_misses", exact), ("active", active)):
+    for key, curve in (("misses", misses), ("exact_misses", exact), ("active", active), ("predicted", predicted)):
         values = np.asarray(curve, np.float32)
         if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
             raise file.wrong(f"penstock.stats.{key}", "shares from 0 to 1", values)

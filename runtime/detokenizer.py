@@ -4,9 +4,9 @@ Three things make this harder than decoding each id on its own: a character may 
 several tokens, SentencePiece drops the space at the start of a text only, and a run of byte tokens
 (`<0xF0>`, `<0x9F>`...) is one unit: a wrong byte anywhere in it changes how all of it is decoded.
 
-`tokenizers.DecodeStream` is not used: it has no flush, so text that ends inside a character is
-lost; it waits on output that really ends in U+FFFD, decoding an ever longer buffer; and a special
-token that it skips makes it drop the space of the next word.
+`tokenizers.DecodeStream` (0.23) is not used: it has no flush, so text that ends inside a character
+is lost, and it waits while the text ends in U+FFFD, decoding an ever longer buffer where that is
+what the tokens really say.
 """
 
 from __future__ import annotations

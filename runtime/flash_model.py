@@ -93,7 +93,7 @@ class FlashModel:
                 f"the prompt has {len(ids)} tokens, the context is {limit}; "
                 "shorten it, or load the model with a larger context"
             )
-        sampler, text = Sampler(params), Detokenizer(self.tokenizer)
+        sampler, text = Sampler(params), Detokenizer(self.tokenizer, context=ids)
         stops = StopMatcher(params.stop)
         logits = np.empty((1, self.engine.vocab), np.float32)
         token = np.empty(1, np.int32)

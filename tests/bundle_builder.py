@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType, quantize
 from numpy.typing import NDArray
 
 from penstock import _native
+from penstock.loaders.probe import DeviceProfile, RandomRead
 
 ALIGNMENT = 4096
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "I8": 24}
@@ -101,7 +102,8 @@ def serialize(parts: Parts) -> bytes:
         data.append(padded)
         offset += len(padded)
     metadata = {"general.alignment": parts.alignment, **parts.metadata}
-    if isinstance(metadata.get("penstock.checksum.tensors"), np.ndarray):
+    given = metadata.get("penstock.checksum.tensors")
+    if isinstance(given, np.ndarray) and given.dtype == np.uint32:
         sums = [crc32c(stored.data) for stored in parts.tensors.values()]
         metadata["penstock.checksum.tensors"] = np.array(sums, np.uint32)
     header = struct.pack("<4sIQQ", b"GGUF", 3, len(infos), len(metadata))
@@ -113,7 +115,7 @@ def serialize(parts: Parts) -> bytes:
         header += gguf_value(value)
     header += b"".join(infos)
     header += bytes(-len(header) % parts.alignment)
-    if at is not None and metadata["penstock.checksum.header"] == 0:
+    if at is not None and type(given := metadata["penstock.checksum.header"]) is int and given == 0:
         header = header[:at] + struct.pack("<I", crc32c(header)) + header[at + 4 :]
     return header + b"".join(data)
 
@@ -242,3 +244,23 @@ def write_tiny(
         edit(parts)
     path.write_bytes(serialize(parts))
     return path
+
+
+def profile(
+    *, direct: bool = True, backend: str = "threads", depth: int = 4, merge_gap: int = 0
+) -> DeviceProfile:
+    """A device as if it had been measured: plans made with it are the same everywhere."""
+    rate = 1e9
+    reads = rate / merge_gap if merge_gap else rate
+    return DeviceProfile(
+        device="test",
+        direct=direct,
+        alignment=512 if direct else 0,
+        backend=backend,
+        depth=depth,
+        random=(RandomRead(4096, depth, backend, rate / 2, reads),),
+        sequential_bytes_per_second=rate,
+        memory_bytes_per_second=1e10,
+        quick=False,
+        measured_at=0.0,
+    )

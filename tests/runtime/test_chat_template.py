@@ -217,8 +217,8 @@ def test_the_inside_of_python_is_out_of_reach(source: str) -> None:
         "{{ f(60) }}",
         "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}{% endif %}"
         "{% endfor %}",
-        "{% for x in 'x' * 9999 recursive %}{% if loop.depth < 2 %}{{ loop('x' * 9999) }}{% endif %}"
-        "{% endfor %}",
+        "{% for x in 'x' * 9999 recursive %}"
+        "{% if loop.depth < 2 %}{{ loop('x' * 9999) }}{% endif %}{% endfor %}",
         "{% for x in [0] recursive %}{% for y in range(99) %}{% endfor %}"
         "{{ loop(range(99999)) }}{% endfor %}",
         "{{ 'a' * (10 ** 12) }}",

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Pipeline
@@ -85,6 +85,7 @@ IDS = st.lists(
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @settings(max_examples=80, deadline=None)
 @given(ids=IDS, skip_special=st.booleans())
+@example(ids=[259, 260], skip_special=True)  # "Hello▁world"
 def test_stream_equals_decode(kind: str, ids: list[int], skip_special: bool) -> None:
     tokenizer = TOKENIZERS[kind]
     pieces = stream(tokenizer, ids, skip_special=skip_special)
@@ -173,3 +174,6 @@ def test_decode_stream_of_tokenizers_would_not_do() -> None:
     library = decoders.DecodeStream(skip_special_tokens=True)
     pieces = [library.step(pipeline, i) or "" for i in ids]
     assert "".join(pieces) != pipeline.decode(ids)  # nothing ever gives the rest
+    ids = [_vocab()["�"]] * 9
+    library = decoders.DecodeStream(skip_special_tokens=True)
+    assert not any(library.step(pipeline, i) for i in ids)  # all are held back

@@ -264,4 +264,4 @@ def test_a_large_vocabulary_is_fast_enough(options: dict[str, Any]) -> None:
     start = time.monotonic()
     for _ in range(5):
         sampler.sample(logits)
-    assert (time.monotonic() - start) / 5 < 0.1  # about 3 ms; far from a plain Python loop
+    assert (time.monotonic() - start) / 5 < 0.1  # about 1 ms; far from a plain Python loop
