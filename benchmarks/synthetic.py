@@ -1,6 +1,6 @@
 """Writes synthetic models: bundles of any shape, and for Arcee the same weights as a plain GGUF.
 
-    python benchmarks/synthetic.py opt-6.7b F16 /work/bench/opt-f16.penstock.gguf
+python benchmarks/synthetic.py opt-6.7b F16 /work/bench/opt-f16.penstock.gguf
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Shape:
 
 
 def opt(name: str, layers: int, width: int, neurons: int, heads: int, vocab: int) -> Shape:
-    """An OPT shape with the paper's predictors: rank 128, and 1,024 (an eighth when small) in the last four layers."""
-    last = 1024 if width >= 4096 else width // 4
-    ranks = (width // 32,) * (layers - 4) + (last,) * 4
+    """An OPT shape with the paper's predictor ranks: 128, and 1,024 in the last four layers."""
+    low, high = max(32, width // 32), max(32, width // 4)
+    ranks = (low,) * (layers - 4) + (high,) * 4
     return Shape(name, "opt", layers, width, neurons, heads, heads, vocab, 2048, ranks)
 
 
@@ -87,8 +87,8 @@ class _Model:
         # A constant first block in embeddings and up rows, which no other matrix disturbs much.
         embedding = Recipe(2**-7, 31, FIRST_BLOCK) if dense else Recipe(2**-12)
         up = Recipe(2**-12, 31, FIRST_BLOCK) if dense else Recipe(2**-12)
-        down = Recipe(2**-14, 31, 0) if dense else Recipe(2**-12)
-        projection = Recipe(2**-13) if dense else Recipe(2**-12)
+        down = Recipe(2**-14, 7, 0) if dense else Recipe(2**-12)
+        projection = Recipe(2**-14) if dense else Recipe(2**-12)
         tile = min(shape.neurons, 8192)
         self.embedding = Tile.draw(embedding, dtype, tile, width, 1)
         self.projection = Tile.draw(projection, dtype, tile, width, 2)
@@ -125,13 +125,17 @@ class _Model:
         for name, count in rows.items():
             out.append(self.matrix(f"{at}{name}.weight", count, self.projection))
         if s.arch == "opt":
-            out += [_vector(f"{at}{name}.bias", np.zeros(n, np.float32)) for name, n in rows.items()]
-            out += [_vector(f"{at}{name}.bias", zeros) for name in ("attn_norm", "ffn_norm", "ffn_down")]
+            out += [
+                _vector(f"{at}{name}.bias", np.zeros(n, np.float32)) for name, n in rows.items()
+            ]
+            out += [
+                _vector(f"{at}{name}.bias", zeros) for name in ("attn_norm", "ffn_norm", "ffn_down")
+            ]
             out.append(_vector(f"{at}ffn_up.bias", np.full(s.neurons, self.up_bias, np.float32)))
         return out
 
     def predictors(self) -> list[_Tensor]:
-        """Q8_0 in every bundle, which gives the paper's 1.25 % of the model; only their cost matters here."""
+        """Q8_0 in every bundle: the paper's 1.25 % of the model. Only their cost matters here."""
         s, out = self.shape, []
         for n, rank in enumerate(s.ranks):
             for name, rows, width in (("fc1", rank, s.width), ("fc2", s.neurons, rank)):
@@ -148,7 +152,8 @@ class _Model:
             shift = _shift(f"blk.{n}.ffn", s.neurons)
             return _Tensor(
                 f"blk.{n}.ffn_bundle.weight", (s.neurons, stride), _I8,
-                lambda: bundle_chunks(self.up, self.down, shift, s.neurons, stride), s.neurons * stride,
+                lambda: bundle_chunks(self.up, self.down, shift, s.neurons, stride), s.neurons *
+                stride,
             )  # fmt: skip
 
         return [layer(n) for n in range(s.layers)]
@@ -170,7 +175,11 @@ def _plain(name: str, tile: Tile, shift: int, neurons: int, transposed: bool) ->
         return _Tensor(name, (neurons, tile.width), kind, lambda: tile.chunks(shift, neurons), size)
     size = tile.width * row_bytes(tile.dtype, neurons)
     return _Tensor(
-        name, (tile.width, neurons), kind, lambda: iter([tile.transposed(shift, neurons).reshape(-1)]), size
+        name,
+        (tile.width, neurons),
+        kind,
+        lambda: iter([tile.transposed(shift, neurons).reshape(-1)]),
+        size,
     )
 
 
@@ -306,7 +315,9 @@ def main() -> None:
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("dtype", choices=_TYPES)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--plain", action="store_true", help="a GGUF for llama.cpp instead of a bundle")
+    parser.add_argument(
+        "--plain", action="store_true", help="a GGUF for llama.cpp instead of a bundle"
+    )
     args = parser.parse_args()
     write = write_gguf if args.plain else write_bundle
     write(SHAPES[args.shape], args.dtype, args.out)

@@ -1,14 +1,18 @@
 """Synthetic weights that are quick to write: one tile of random numbers, repeated.
 
-Nothing here was trained. What a benchmark needs of the weights is their size, their place on storage, and that
+Nothing here was trained. What a benchmark needs of the weights is their size, their place on
+storage, and that
 activations stay finite through every layer; two further properties are built in on purpose:
 
-- OPT: the up bias is set so that about a third of all pre-activations is positive, as a third of the neurons that
+- OPT: the up bias is set so that about a third of all pre-activations is positive, as a third of
+the neurons that
   the paper's predictors name is truly active.
-- Arcee: with `all_active`, one constant block of the residual stream, which every up row sees with the same sign, makes
+- Arcee: with `all_active`, one constant block of the residual stream, which every up row sees with
+the same sign, makes
   every pre-activation positive, so that dense decoding really multiplies with every row.
 
-A block-format tile has one scale everywhere, so the same weights can be written by rows and by columns.
+A block-format tile has one scale everywhere, so the same weights can be written by rows and by
+columns.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ class Recipe:
 
     Attributes:
         step: the scale of a Q8_0 block; a power of two, which half precision holds exactly.
-        spread: quants are uniform in -spread .. spread; F16 weights are normal with the same deviation.
+        spread: quants are uniform in -spread .. spread; F16 weights are normal with the same
+        deviation.
         first_block: quant of each of a row's first 32 columns; None draws them as the others.
     """
 
@@ -51,19 +56,23 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows of one recipe. Row i of a matrix that starts at `shift` is row (shift + i) % rows here."""
+    """Rows of one recipe. Row i of a matrix that starts at `shift` is row (shift + i) % rows."""
 
     dtype: str
     width: int
     step: float
-    values: NDArray[np.int8] | NDArray[np.float16]  # (rows, width): quants, or the weights themselves
+    values: (
+        NDArray[np.int8] | NDArray[np.float16]
+    )  # (rows, width): quants, or the weights themselves
     stored: NDArray[np.uint8]  # (rows, row bytes)
 
     @staticmethod
     def draw(recipe: Recipe, dtype: str, rows: int, width: int, seed: int) -> Tile:
         random = np.random.default_rng(seed)
         if dtype == "F16":
-            numbers = random.standard_normal((rows, width), np.float32) * np.float32(recipe.deviation)
+            numbers = random.standard_normal((rows, width), np.float32) * np.float32(
+                recipe.deviation
+            )
             if recipe.first_block is not None:
                 numbers[:, :BLOCK] = recipe.first_block * recipe.step
             halves = numbers.astype(np.float16)
@@ -90,7 +99,7 @@ class Tile:
             yield np.ascontiguousarray(part).reshape(-1)
 
     def transposed(self, shift: int, count: int) -> NDArray[np.uint8]:
-        """The matrix (count, width) written by columns: stored rows of its transpose (width, count)."""
+        """The matrix (count, width) by columns: stored rows of its transpose (width, count)."""
         index = (shift + np.arange(count)) % len(self.values)
         columns = np.ascontiguousarray(self.values[index].T)
         if self.dtype == "F16":

@@ -118,16 +118,17 @@ def _answer(model: FlashModel, sampling: SamplingParams, messages: list[dict[str
 
 def _lines() -> Iterator[str]:
     """What the person types, until Ctrl-D; Ctrl-C takes back the line."""
-    if sys.stdin.isatty():
+    typed = sys.stdin.isatty()
+    if typed:
         import readline  # noqa: F401  (input() gains editing and history by it)
     while True:
         try:
-            if sys.stdin.isatty():
+            if typed and not sys.stdout.isatty():  # input() would mix its prompt into the answers
                 print("> ", end="", file=sys.stderr, flush=True)
-            yield input().strip()
+            yield input("> " if typed and sys.stdout.isatty() else "").strip()
         except EOFError:
             return
         except KeyboardInterrupt:
-            if not sys.stdin.isatty():
+            if not typed:
                 raise
             say()

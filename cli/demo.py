@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "penstock demo",
     'penstock demo --prompt "The old king had three daughters" --seed 7',
-    "penstock demo --memory 20MiB --max-tokens 200",
+    "penstock demo --memory 24MiB --max-tokens 200",
 )
 
 
 def demo(
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="One budget, such as 20MiB, instead of the shares."),
+        typer.Option(metavar="SIZE", help="One budget, such as 24MiB, instead of the shares."),
     ] = None,
     prompt: Annotated[
         str, typer.Option(metavar="TEXT", help="The text to continue.")

@@ -1,14 +1,16 @@
 """The `penstock` command: the list of commands, and one policy for errors and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated, Any
 
 import click
@@ -70,6 +72,8 @@ app.add_typer(export.app)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Returns the exit code."""
+    if argv is None:  # a process of its own: SIGTERM unwinds, so that no partial file stays
+        signal.signal(signal.SIGTERM, _terminate)
     args = list(sys.argv[1:] if argv is None else argv)
     flags = args[: args.index("--")] if "--" in args else args
     as_json, debug = "--json" in flags, "--debug" in flags
@@ -94,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has what it wanted. What is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _run(args: list[str]) -> int:

@@ -30,8 +30,10 @@ def sparse_activation(name: str, where: str, threshold: float | None = None) -> 
     found = SPARSE.get(name.lower())
     if found is None:
         raise UnsupportedModelError(
-            f"{where} is '{name}', which is never exactly zero: every neuron takes part in every token, "
-            "so there is nothing for the neuron window to skip. Supported: relu, relu2, fatrelu, drelu. "
+            f"{where} is '{name}', which is never exactly zero: every neuron takes part in every "
+            "token, "
+            "so there is nothing for the neuron window to skip. Supported: relu, relu2, fatrelu, "
+            "drelu. "
             "Instead, stream the model layer by layer from a GGUF file (`penstock run model.gguf "
             "--memory 4GiB`, which takes any model), or export a checkpoint of it that was trained "
             "for sparsity, such as ProSparse, ReluLLaMA or TurboSparse."
@@ -54,5 +56,7 @@ def parse_activation(option: str) -> tuple[str, float]:
     except ValueError:
         raise UsageError(f"activation {option!r}: {number!r} is not a number") from None
     if name.lower() not in SPARSE:
-        raise UsageError(f"activation {option!r} is not known; expected relu, relu2, drelu or fatrelu:0.01")
+        raise UsageError(
+            f"activation {option!r} is not known; expected relu, relu2, drelu or fatrelu:0.01"
+        )
     return sparse_activation(name, "the option activation", threshold)

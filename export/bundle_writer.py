@@ -5,7 +5,8 @@
     checksums                           patched into the header in place
     fsync, rename, fsync of the folder
 
-The file grows under a temporary name beside the target; on any error, Ctrl-C included, it goes away.
+The file grows under a temporary name beside the target; on any error, Ctrl-C included, it is
+removed.
 """
 
 from __future__ import annotations
@@ -41,18 +42,21 @@ Tick = Callable[[int], None]  # called with the bytes just written
 
 
 @dataclass(frozen=True)
-class LayerPredictor:
-    """A trained predictor, in the neuron order of the bundle.
+class StoredPredictor:
+    """A predictor as bytes, in the neuron order of the bundle.
 
     Attributes:
-        fc1: (rank, width); fc2: (neurons, rank); bias: (neurons,).
-        form: number format of fc1 and fc2.
+        width, rank: of fc1 (rank, width) and fc2 (neurons, rank).
+        fc1: (rank, row_bytes); fc2: (neurons, row_bytes), in `form`.
+        bias: (neurons,).
     """
 
-    fc1: NDArray[np.float32]
-    fc2: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    width: int
+    rank: int
     form: BlockFormat
+    fc1: NDArray[np.uint8]
+    fc2: NDArray[np.uint8]
+    bias: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,13 @@ class BundlePlan:
     form: BlockFormat
     block: int = 512
     orders: tuple[NDArray[np.int64] | None, ...] = ()
-    predictors: tuple[LayerPredictor | None, ...] = ()
+    predictors: tuple[StoredPredictor | None, ...] = ()
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
 
     def order(self, layer: int) -> NDArray[np.int64] | None:
         return self.orders[layer] if layer < len(self.orders) else None
 
-    def predictor(self, layer: int) -> LayerPredictor | None:
+    def predictor(self, layer: int) -> StoredPredictor | None:
         return self.predictors[layer] if layer < len(self.predictors) else None
 
 
@@ -99,7 +103,14 @@ def bundle_stride(spec: ModelSpec, form: BlockFormat, block: int) -> int:
     return -(-used // block) * block
 
 
-def write_bundle(source: Source, out: Path, plan: BundlePlan, tokenizer: bool = True, tick: Tick | None = None) -> None:
+def planned_bytes(source: Source, plan: BundlePlan) -> int:
+    """Bytes of weights that `write_bundle` will write, and tick."""
+    return sum(tensor.nbytes for tensor in _tensors(source, plan))
+
+
+def write_bundle(
+    source: Source, out: Path, plan: BundlePlan, tokenizer: bool = True, tick: Tick | None = None
+) -> None:
     """Write a bundle file.
 
     Args:
@@ -137,7 +148,8 @@ def partial_file(out: Path) -> Iterator[tuple[IO[bytes], Path]]:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(
-            f"{out}: cannot be written: {error.strerror or error}; check the folder and the free space"
+            f"{out}: cannot be written: {error.strerror or error}; check the folder and the free "
+            "space"
         ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -154,12 +166,13 @@ def _tensors(source: Source, plan: BundlePlan) -> list[_Tensor]:
         elif ".ffn_" not in name:
             resident.append(_matrix(source, name, _resident_form(name, form)))
     for n in range(spec.layers):
-        predictor = plan.predictor(n)
-        if predictor is not None:
+        p = plan.predictor(n)
+        if p is not None:
+            neurons, bias = len(p.bias), encode_rows(p.bias[None, :], F32)
             resident += [
-                _array(f"blk.{n}.fc1.weight", predictor.fc1, predictor.form),
-                _array(f"blk.{n}.fc2.weight", predictor.fc2, predictor.form),
-                _array(f"blk.{n}.fc2.bias", predictor.bias, F32),
+                _bytes(f"blk.{n}.fc1.weight", (p.rank, p.width), p.form, p.fc1),
+                _bytes(f"blk.{n}.fc2.weight", (neurons, p.rank), p.form, p.fc2),
+                _bytes(f"blk.{n}.fc2.bias", (neurons,), F32, bias),
             ]
     stride = bundle_stride(spec, form, plan.block)
     return resident + [_bundles(source, n, plan.order(n), form, stride) for n in range(spec.layers)]
@@ -167,7 +180,11 @@ def _tensors(source: Source, plan: BundlePlan) -> list[_Tensor]:
 
 def _resident_form(name: str, form: BlockFormat) -> BlockFormat:
     """Embeddings lose most by four bits and are read by rows, so they keep eight."""
-    if form.name == "Q4_0" and name in ("token_embd.weight", "output.weight", "position_embd.weight"):
+    if form.name == "Q4_0" and name in (
+        "token_embd.weight",
+        "output.weight",
+        "position_embd.weight",
+    ):
         return FORMATS["Q8_0"]
     return form
 
@@ -192,18 +209,22 @@ def _matrix(source: Source, name: str, form: BlockFormat) -> _Tensor:
     def chunks() -> Iterator[NDArray[np.uint8]]:
         step = max(1, _SLAB_BYTES // (4 * columns))
         for first in range(0, rows, step):
-            yield _encoded(source, name, np.arange(first, min(first + step, rows)), form).reshape(-1)
+            yield _encoded(source, name, np.arange(first, min(first + step, rows)), form).reshape(
+                -1
+            )
 
     return _Tensor(name, (rows, columns), form.ggml_type, rows * form.row_bytes(columns), chunks)
 
 
-def _array(name: str, values: NDArray[np.float32], form: BlockFormat) -> _Tensor:
-    rows = values.reshape(-1, values.shape[-1])
-    nbytes = len(rows) * form.row_bytes(rows.shape[1])
-    return _Tensor(name, values.shape, form.ggml_type, nbytes, lambda: iter([encode_rows(rows, form).reshape(-1)]))
+def _bytes(
+    name: str, shape: tuple[int, ...], form: BlockFormat, data: NDArray[np.uint8]
+) -> _Tensor:
+    return _Tensor(name, shape, form.ggml_type, data.nbytes, lambda: iter([data.reshape(-1)]))
 
 
-def _bundles(source: Source, layer: int, order: NDArray[np.int64] | None, form: BlockFormat, stride: int) -> _Tensor:
+def _bundles(
+    source: Source, layer: int, order: NDArray[np.int64] | None, form: BlockFormat, stride: int
+) -> _Tensor:
     """| gate row i if gated | up row i | down column i | zeros |, for every neuron."""
     spec = source.spec
     names = [f"blk.{layer}.ffn_gate.weight"] if spec.gated else []
@@ -227,7 +248,9 @@ def _bundles(source: Source, layer: int, order: NDArray[np.int64] | None, form: 
     return _Tensor(f"blk.{layer}.ffn_bundle.weight", shape, _I8, math.prod(shape), chunks)
 
 
-def _encoded(source: Source, name: str, ids: NDArray[np.int64], form: BlockFormat) -> NDArray[np.uint8]:
+def _encoded(
+    source: Source, name: str, ids: NDArray[np.int64], form: BlockFormat
+) -> NDArray[np.uint8]:
     raw = source.encoded_rows(name, ids, form)
     return encode_rows(source.rows(name, ids), form) if raw is None else raw
 
@@ -238,11 +261,15 @@ def _transposed(source: Source, name: str) -> NDArray[np.float32]:
     out = np.empty((columns, rows), np.float32)
     step = max(1, _SLAB_BYTES // (4 * columns))
     for first in range(0, rows, step):
-        out[:, first : first + step] = source.rows(name, np.arange(first, min(first + step, rows))).T
+        out[:, first : first + step] = source.rows(
+            name, np.arange(first, min(first + step, rows))
+        ).T
     return out
 
 
-def _write_header(handle: IO[bytes], source: Source, plan: BundlePlan, tensors: list[_Tensor], tokenizer: bool) -> None:
+def _write_header(
+    handle: IO[bytes], source: Source, plan: BundlePlan, tensors: list[_Tensor], tokenizer: bool
+) -> None:
     spec = source.spec
     writer = GGUFWriter(None, spec.arch)
     writer.add_custom_alignment(ALIGNMENT)
@@ -306,7 +333,9 @@ def _add(writer: Any, key: str, value: MetadataValue) -> None:
     elif isinstance(value, list):
         writer.add_key_value(key, value, GGUFValueType.ARRAY, sub_type=GGUFValueType.STRING)
     else:
-        writer.add_key_value(key, value.tolist(), GGUFValueType.ARRAY, sub_type=_ARRAY_TYPES[value.dtype.name])
+        writer.add_key_value(
+            key, value.tolist(), GGUFValueType.ARRAY, sub_type=_ARRAY_TYPES[value.dtype.name]
+        )
 
 
 def _write_tensor(handle: IO[bytes], tensor: _Tensor, tick: Tick) -> int:
@@ -318,7 +347,10 @@ def _write_tensor(handle: IO[bytes], tensor: _Tensor, tick: Tick) -> int:
         written += chunk.nbytes
         tick(chunk.nbytes)
     if written != tensor.nbytes:
-        raise RuntimeError(f"tensor '{tensor.name}': wrote {written} bytes, announced {tensor.nbytes}; please report")
+        raise RuntimeError(
+            f"tensor '{tensor.name}': wrote {written} bytes, announced {tensor.nbytes}; please "
+            "report"
+        )
     _pad(handle)
     return crc
 

@@ -35,7 +35,9 @@ class HFConfig:
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
 
-    def integer(self, *keys: str, default: int | None = None, low: int = 1, high: int = 2**31 - 1) -> int:
+    def integer(
+        self, *keys: str, default: int | None = None, low: int = 1, high: int = 2**31 - 1
+    ) -> int:
         """The first of these keys that is set, a whole number from `low` to `high`."""
         value = next((self.values[k] for k in keys if self.has(k)), default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

@@ -28,13 +28,16 @@ def tokenizer_metadata(folder: Path, config: HFConfig, vocab: int) -> dict[str, 
         vocab: rows of the embedding; ids without a token become unused ones.
 
     Raises:
-        FormatError: there is no tokenizer, it is damaged, or it has ids that the model has no row for.
+        FormatError: there is no tokenizer, it is damaged, or it has ids without a row in
+            the embedding.
     """
     text = _tokenizer_json(folder)
     try:
         tokenizer, data = Tokenizer.from_str(text), json.loads(text)
     except Exception as error:  # the Rust library raises plain Exception
-        raise FormatError(f"{folder}: its tokenizer.json is damaged ({error}); fetch it again") from None
+        raise FormatError(
+            f"{folder}: its tokenizer.json is damaged ({error}); fetch it again"
+        ) from None
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if not 0 <= highest < vocab:
         raise FormatError(
@@ -64,12 +67,16 @@ def _tokenizer_json(folder: Path) -> str:
         return str(made.backend_tokenizer.to_str())
     except Exception as error:
         raise FormatError(
-            f"{folder}: has {older[0]} but no tokenizer.json, and transformers could not make one ({error}). "
-            "Install penstock[export], or save the tokenizer once with AutoTokenizer's save_pretrained."
+            f"{folder}: has {older[0]} but no tokenizer.json, and transformers could not make one "
+            f"({error}). "
+            "Install penstock[export], or save the tokenizer once with AutoTokenizer's "
+            "save_pretrained."
         ) from None
 
 
-def _ggml_vocabulary(tokenizer: Tokenizer, data: dict[str, Any], vocab: int) -> dict[str, MetadataValue]:
+def _ggml_vocabulary(
+    tokenizer: Tokenizer, data: dict[str, Any], vocab: int
+) -> dict[str, MetadataValue]:
     model = data.get("model") or {}
     if model.get("type") != "BPE":
         return {}
@@ -80,7 +87,10 @@ def _ggml_vocabulary(tokenizer: Tokenizer, data: dict[str, Any], vocab: int) -> 
     for at, added in tokenizer.get_added_tokens_decoder().items():
         kinds[at] = _CONTROL if added.special else _USER_DEFINED
     merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])]
-    keys: dict[str, MetadataValue] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
+    keys: dict[str, MetadataValue] = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+    }
     if model.get("byte_fallback"):
         keys["tokenizer.ggml.model"] = "llama"
         keys["tokenizer.ggml.scores"] = _scores(tokens, kinds, merges, model.get("unk_token"))
@@ -96,8 +106,11 @@ def _ggml_vocabulary(tokenizer: Tokenizer, data: dict[str, Any], vocab: int) -> 
     return keys
 
 
-def _scores(tokens: list[str], kinds: np.ndarray[Any, Any], merges: list[str], unknown: object) -> MetadataValue:
-    """SentencePiece scores with the order of the merges; sets the kinds of bytes and of the unknown."""
+def _scores(
+    tokens: list[str], kinds: np.ndarray[Any, Any], merges: list[str], unknown: object
+) -> MetadataValue:
+    """SentencePiece scores with the order of the merges; sets the kinds of bytes and of the "
+    "unknown."""
     rank = {merge.replace(" ", "", 1): -float(i) for i, merge in reversed(list(enumerate(merges)))}
     for i, token in enumerate(tokens):
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
@@ -115,9 +128,11 @@ def _steps(data: dict[str, Any], part: str, children: str, kind: str) -> list[di
 
 
 def _pre_tokenizer(data: dict[str, Any]) -> str | None:
-    """llama.cpp's name of how the text is split before merging, where it is one of the usual ones."""
+    """llama.cpp's name of how the text is split before merging, where it is one of the usual "
+    "ones."""
     splits = [
-        s.get("pattern", {}).get("Regex", "") for s in _steps(data, "pre_tokenizer", "pretokenizers", "Split")
+        s.get("pattern", {}).get("Regex", "")
+        for s in _steps(data, "pre_tokenizer", "pretokenizers", "Split")
     ]
     byte_level = _steps(data, "pre_tokenizer", "pretokenizers", "ByteLevel")[0]
     if not splits and byte_level.get("use_regex", True):
@@ -144,7 +159,9 @@ def _special_ids(
         if isinstance(at, int) and not isinstance(at, bool) and 0 <= at < vocab:
             keys[f"tokenizer.ggml.{ours}_token_id"] = at
     ends = generation.get("eos_token_id", config.values.get("eos_token_id"))
-    ends = [e for e in ends if isinstance(e, int) and 0 <= e < vocab] if isinstance(ends, list) else []
+    ends = (
+        [e for e in ends if isinstance(e, int) and 0 <= e < vocab] if isinstance(ends, list) else []
+    )
     if len(ends) > 1:
         keys["tokenizer.ggml.eog_token_ids"] = np.array(ends, np.int32)
     bos = keys.get("tokenizer.ggml.bos_token_id")

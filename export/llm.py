@@ -11,20 +11,45 @@ Without calibration the plain bundle of step 1 is the result.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from penstock.errors import StorageError, UsageError
-from penstock.export.bundle_writer import BundlePlan, bundle_stride, write_bundle
-from penstock.export.report import ExportReport, Progress, ProgressCallback
+from penstock.export.bundle_writer import (
+    BundlePlan,
+    bundle_stride,
+    planned_bytes,
+    write_bundle,
+)
+from penstock.export.calibration import capture, default_tokens
+from penstock.export.layer_study import LayerStudy, study_layer
+from penstock.export.model_spec import MetadataValue, ModelSpec
+from penstock.export.perplexity import (
+    HeldOutText,
+    bundle_perplexity,
+    held_out_text,
+    transformers_nats,
+)
+from penstock.export.predictor import import_torch
+from penstock.export.report import ExportReport, PerplexityReport, Progress, ProgressCallback
 from penstock.export.sources import Source, open_source
-from penstock.loaders.bundle import open_bundle
-from penstock.quant.blocks import BlockFormat, block_format
+from penstock.export.statistics import WINDOWS
+from penstock.export.texts import read_text
+from penstock.loaders.bundle import Bundle, open_bundle
+from penstock.quant.blocks import block_format
+
+EPOCHS = 8
+TRANSFORMERS_BYTES = 2 << 30  # in float32; larger checkpoints are judged through an F16 bundle
 
 
 def export_llm(
@@ -65,7 +90,8 @@ def export_llm(
         tokenizer: False exports a source that has no tokenizer; it then cannot calibrate.
         threads: for calibration; None takes every core.
         overwrite: whether `out` may exist.
-        progress: called often; an exception from it stops the export and leaves no file.
+        progress: called often; an exception from it stops the export, and what is not whole is
+            removed.
 
     Raises:
         UsageError: an argument is out of its range, or `out` exists.
@@ -78,10 +104,35 @@ def export_llm(
     form = block_format(dtype)
     _check(target, recall_target, overwrite)
     model = open_source(source, activation)
+    plan = BundlePlan(form, block)
     stride = bundle_stride(model.spec, form, block)
     clock = _Clock(progress)
-    _convert(model, target, BundlePlan(form, block), tokenizer, clock)
-    return _report(model, target, form, block, stride, recall_target, clock)
+    study: tuple[LayerStudy, ...] = ()
+    tokens = 0
+    if not calibrate:
+        _convert(model, target, plan, tokenizer, clock)
+    else:
+        import_torch()  # before the work, not after it
+        text = read_text(calibration, "calibration.txt")
+        with _scratch_file(target, "plain") as plain, _torch_threads(threads):
+            _convert(model, plain, plan, True, clock)
+            study, tokens = _study(
+                model,
+                open_bundle(plain),
+                text,
+                calibration_tokens,
+                stride,
+                recall_target,
+                threads,
+                clock,
+            )
+        _write(model, target, _studied_plan(plan, study, tokens, recall_target), clock)
+    perplexity: tuple[PerplexityReport, ...] = ()
+    if evaluate and tokenizer:
+        text = read_text(evaluation, "evaluation.txt")
+        with _torch_threads(threads):
+            perplexity = _evaluate(model, target, text, evaluation_tokens, threads, clock)
+    return _report(model, target, plan, stride, recall_target, study, tokens, perplexity, clock)
 
 
 class _Clock:
@@ -98,7 +149,13 @@ class _Clock:
         begin = time.monotonic()
         self.tick(0)
         yield
+        self.catch_up(total)
         self.seconds[name] = round(time.monotonic() - begin, 3)
+
+    def catch_up(self, done: int) -> None:
+        """For work that turned out shorter than announced."""
+        if done > self._done:
+            self.tick(done - self._done)
 
     def tick(self, count: int) -> None:
         self._done += count
@@ -107,23 +164,144 @@ class _Clock:
 
 
 def _convert(source: Source, out: Path, plan: BundlePlan, tokenizer: bool, clock: _Clock) -> None:
-    with clock.stage("convert", _bundle_bytes(source, plan), "bytes"):
+    with clock.stage("convert", planned_bytes(source, plan), "bytes"):
         write_bundle(source, out, plan, tokenizer, clock.tick)
 
 
-def _bundle_bytes(source: Source, plan: BundlePlan) -> int:
-    """About what will be written."""
+def _write(source: Source, out: Path, plan: BundlePlan, clock: _Clock) -> None:
+    with clock.stage("write", planned_bytes(source, plan), "bytes"):
+        write_bundle(source, out, plan, True, clock.tick)
+
+
+def _study(
+    source: Source,
+    plain: Bundle,
+    text: str,
+    tokens: int | None,
+    stride: int,
+    recall_target: float,
+    threads: int | None,
+    clock: _Clock,
+) -> tuple[tuple[LayerStudy, ...], int]:
+    """Every layer's study, and the calibration tokens they come from."""
     spec = source.spec
-    bundles = spec.layers * spec.neurons * bundle_stride(spec, plan.form, plan.block)
-    matrices = [s for n, s in source.shapes.items() if len(s) == 2 and ".ffn_" not in n]
-    return bundles + sum(rows * plan.form.row_bytes(columns) for rows, columns in matrices)
+    with contextlib.ExitStack() as stack:
+        with clock.stage("calibrate", tokens or default_tokens(spec.neurons), "tokens"):
+            folder = Path(plain.path).parent
+            captured = stack.enter_context(
+                capture(plain, text, tokens, threads, clock.tick, folder)
+            )
+        with clock.stage("train predictors", spec.layers * EPOCHS, "epochs"):
+            studies = []
+            for n in range(spec.layers):
+                studies.append(
+                    study_layer(source, n, captured, stride, recall_target, EPOCHS, clock.tick)
+                )
+                clock.catch_up((n + 1) * EPOCHS)
+        return tuple(studies), captured.tokens
+
+
+def _studied_plan(
+    plan: BundlePlan, studies: tuple[LayerStudy, ...], tokens: int, recall_target: float
+) -> BundlePlan:
+    """The plain plan with orders, predictors and statistics."""
+    reports = [s.report for s in studies]
+
+    def each(values: Iterable[float]) -> NDArray[np.float32]:
+        return np.array(list(values), np.float32)
+
+    metadata: dict[str, MetadataValue] = {
+        "penstock.predictor.rank": np.array([r.rank for r in reports], np.uint32),
+        "penstock.predictor.recall_target": float(recall_target),
+        "penstock.predictor.recall": each(r.recall for r in reports),
+        "penstock.predictor.false_negative_rate": each(r.false_negative_rate for r in reports),
+        "penstock.predictor.false_positive_rate": each(r.false_positive_rate for r in reports),
+        "penstock.stats.tokens": tokens,
+        "penstock.stats.active": each(r.active for r in reports),
+        "penstock.stats.predicted": each(r.predicted for r in reports),
+        "penstock.stats.window": WINDOWS,
+        "penstock.stats.misses": np.concatenate([s.misses for s in studies]),
+        "penstock.stats.exact_misses": np.concatenate([s.exact_misses for s in studies]),
+    }
+    return replace(
+        plan,
+        orders=tuple(s.order for s in studies),
+        predictors=tuple(s.predictor for s in studies),
+        metadata=metadata,
+    )
+
+
+def _evaluate(
+    source: Source, out: Path, text: str, tokens: int | None, threads: int | None, clock: _Clock
+) -> tuple[PerplexityReport, ...]:
+    """Before: the checkpoint in float32 if it is small, else a dense F16 bundle of it. After: "
+    "`out`."""
+    bundle = open_bundle(out)
+    tokens = tokens or default_evaluation_tokens(source.spec)
+    held_out = held_out_text(bundle, text, tokens)
+    modes = ["dense", *(["predictor"] if any(bundle.predictors) else [])]
+    with clock.stage("evaluate", (len(modes) + 1) * held_out.tokens, "tokens"):
+        reports = [_before(source, out, bundle, held_out, threads, clock)]
+        for mode in modes:
+            nats = bundle_perplexity(bundle, held_out, mode, threads, clock.tick)
+            reports.append(held_out.report(nats, f"bundle {bundle.dtype}", mode))
+    return tuple(reports)
+
+
+def _before(
+    source: Source, out: Path, bundle: Bundle, text: HeldOutText, threads: int | None, clock: _Clock
+) -> PerplexityReport:
+    if source.path.is_dir() and source.parameters * 4 <= TRANSFORMERS_BYTES:
+        nats = transformers_nats(source.path, text, clock.tick)
+        if nats is not None:
+            return text.report(nats, "source, transformers float32", "dense")
+    if bundle.dtype == "F16":
+        nats = bundle_perplexity(bundle, text, "dense", threads, clock.tick)
+        return text.report(nats, f"source {source.weight_format} as an F16 bundle", "dense")
+    with _scratch_file(out, "f16") as plain:
+        write_bundle(source, plain, BundlePlan(block_format("F16")))
+        nats = bundle_perplexity(open_bundle(plain), text, "dense", threads, clock.tick)
+    return text.report(nats, f"source {source.weight_format} as an F16 bundle", "dense")
+
+
+def default_evaluation_tokens(spec: ModelSpec) -> int:
+    """Tokens of held-out text: fewer for large models, which take a second or more for each."""
+    weights = spec.layers * spec.width * (spec.neurons * 2 + 4 * spec.width)
+    return int(np.clip(60e9 / weights, 256, 4096))
+
+
+@contextmanager
+def _scratch_file(out: Path, what: str) -> Iterator[Path]:
+    """A name beside `out` for a file that does not outlive the block."""
+    path = out.with_name(f".{out.name}.{what}-{os.getpid()}")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Hold torch to so many threads, where it is installed."""
+    if threads is None or "torch" not in sys.modules:
+        yield
+        return
+    torch = import_torch()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check(target: Path, recall_target: float, overwrite: bool) -> None:
     if not 0.5 <= recall_target <= 1.0:
         raise UsageError(f"recall target is {recall_target}; expected 0.5 to 1.0")
     if target.is_dir() or (target.exists() and not overwrite):
-        raise UsageError(f"{target}: exists; choose another name or allow overwriting (--force)")
+        raise UsageError(
+            f"{target}: exists; choose another name, or pass overwrite=True (--overwrite)"
+        )
     if not target.parent.is_dir():
         raise StorageError(f"{target.parent}: there is no such folder; make it first")
 
@@ -131,10 +309,12 @@ def _check(target: Path, recall_target: float, overwrite: bool) -> None:
 def _report(
     source: Source,
     out: Path,
-    form: BlockFormat,
-    block: int,
+    plan: BundlePlan,
     stride: int,
     recall_target: float,
+    studies: tuple[LayerStudy, ...],
+    tokens: int,
+    perplexity: tuple[PerplexityReport, ...],
     clock: _Clock,
 ) -> ExportReport:
     bundle = open_bundle(out)
@@ -144,8 +324,8 @@ def _report(
         name=source.spec.name,
         arch=source.spec.arch,
         activation=source.spec.activation,
-        dtype=form.name,
-        block=block,
+        dtype=plan.form.name,
+        block=plan.block,
         stride=stride,
         source_bytes=source.weight_bytes,
         source_format=source.weight_format,
@@ -153,9 +333,9 @@ def _report(
         ffn_bytes=bundle.ffn_bytes,
         predictor_bytes=sum(p.nbytes for p in bundle.predictors if p is not None),
         recall_target=recall_target,
-        calibration_tokens=0,
-        layers=(),
-        perplexity=(),
+        calibration_tokens=tokens,
+        layers=tuple(s.report for s in studies),
+        perplexity=perplexity,
         seconds=clock.seconds,
         peak_memory_bytes=peak_memory_bytes(),
     )
@@ -163,5 +343,10 @@ def _report(
 
 def peak_memory_bytes() -> int:
     """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        # Not ru_maxrss where this is to be had: that starts from the parent's size at the fork.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

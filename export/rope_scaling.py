@@ -51,10 +51,13 @@ def read_rope(config: HFConfig, head_dim: int, default_partial: float = 1.0) -> 
             f"{config.path}: rotary scaling '{kind}' is not supported: its frequencies change with "
             f"the length of the text. Supported: default, {', '.join(FIXED)}."
         )
-    inv_freq, factor = _computed(config, {**values, "rope_type": kind, "rope_theta": base}, head_dim)
+    inv_freq, factor = _computed(
+        config, {**values, "rope_type": kind, "rope_theta": base}, head_dim
+    )
     if factor != 1.0 and dims != head_dim:
         raise UnsupportedModelError(
-            f"{config.path}: rotary scaling '{kind}' with an attention factor of {factor:g} on {dims} of "
+            f"{config.path}: rotary scaling '{kind}' with an attention factor of {factor:g} on "
+            f"{dims} of "
             f"{head_dim} dimensions is not supported; only with all of them rotated"
         )
     return Rope(base, dims, inv_freq, factor)
@@ -63,9 +66,14 @@ def read_rope(config: HFConfig, head_dim: int, default_partial: float = 1.0) -> 
 def _parameters(config: HFConfig) -> dict[str, Any]:
     scaling = config.values.get("rope_parameters")
     if scaling is None:
-        scaling = {"rope_theta": config.values.get("rope_theta"), **(config.values.get("rope_scaling") or {})}
+        scaling = {
+            "rope_theta": config.values.get("rope_theta"),
+            **(config.values.get("rope_scaling") or {}),
+        }
     if not isinstance(scaling, dict) or any(isinstance(v, dict) for v in scaling.values()):
-        raise config.wrong("rope_parameters", "one set of rotary parameters for all layers", scaling)
+        raise config.wrong(
+            "rope_parameters", "one set of rotary parameters for all layers", scaling
+        )
     return {k: v for k, v in scaling.items() if v is not None}
 
 
@@ -77,7 +85,8 @@ def _computed(
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     except ImportError:
         raise BackendMissingError(
-            f"{config.path}: rotary scaling '{parameters['rope_type']}' is computed by transformers, which "
+            f"{config.path}: rotary scaling '{parameters['rope_type']}' is computed by "
+            "transformers, which "
             "is not installed; install it with: pip install 'penstock[export]'"
         ) from None
     stand_in = LlamaConfig(

@@ -123,8 +123,8 @@ class Bundle:
         if found != self.checksums[info.name]:
             raise FormatError(
                 f"{self.path}: the bundles of layer {layer} (offset {info.offset}, {info.nbytes} "
-                f"bytes) have checksum {found:08x}, expected {self.checksums[info.name]:08x}; the file is "
-                "damaged, fetch or export it again"
+                f"bytes) have checksum {found:08x}, expected {self.checksums[info.name]:08x}; the "
+                "file is damaged, fetch or export it again"
             )
 
 
@@ -275,8 +275,10 @@ def _profiles(file: GGUFFile, layers: int) -> tuple[LayerProfile | None, ...]:
     predicted = file.get_array("penstock.stats.predicted", layers)
     window = file.get_array("penstock.stats.window").astype(np.float32)
     points = window.size
-    if points < 2 or not np.all(np.diff(window) > 0) or not np.isfinite(window).all():
-        raise file.wrong("penstock.stats.window", "two or more ascending window sizes", window)
+    shares = np.isfinite(window) & (window >= 0) & (window <= 1)
+    if points < 2 or not shares.all() or not np.all(np.diff(window) > 0):
+        expected = "two or more ascending window sizes, shares from 0 to 1"
+        raise file.wrong("penstock.stats.window", expected, window)
     misses = (
         file.get_array("penstock.stats.misses", layers * points)
         .astype(np.float32)
@@ -284,7 +286,8 @@ def _profiles(file: GGUFFile, layers: int) -> tuple[LayerProfile | None, ...]:
     )
     exact = file.get_array("penstock.stats.exact_misses", layers * points).astype(np.float32)
     exact = exact.reshape(layers, points)
-    for key, curve in (("misses", misses), ("exact_misses", exact), ("active", active), ("predicted", predicted)):
+    measured = {"misses": misses, "exact_misses": exact, "active": active, "predicted": predicted}
+    for key, curve in measured.items():
         values = np.asarray(curve, np.float32)
         if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
             raise file.wrong(f"penstock.stats.{key}", "shares from 0 to 1", values)

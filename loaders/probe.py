@@ -21,7 +21,7 @@ from penstock.errors import StorageError
 
 PROFILE_VERSION = 1
 BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
-DEPTHS = (1, 4, 16, 64)
+DEPTHS = (1, 4, 16, 64, 128, 256)
 QUICK_BYTES = 2 << 20  # a quick probe runs inside a model's budget, before the model is loaded
 
 
@@ -88,16 +88,16 @@ class DeviceProfile:
 def probe(path: str | os.PathLike[str], *, quick: bool = False) -> DeviceProfile:
     """Measure the storage that holds `path` (a file, or a folder to write a test file into).
 
-    quick takes about half a second and goes into no cache; the whole takes some ten seconds.
+    quick takes about a second and 2 MiB of memory; the whole takes some ten seconds.
 
     Raises:
         StorageError: nothing there can be read or written.
     """
     target = Path(path)
-    if target.is_file() and target.stat().st_size >= 8 << 20:
+    if target.is_file() and target.stat().st_size >= (1 if quick else 8) << 20:
         return _measure(target, quick)
     folder = target if target.is_dir() else target.parent
-    size = (64 if quick else 512) << 20
+    size = (16 if quick else 512) << 20
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".penstock-probe-") as handle:
             block = np.random.default_rng(0).bytes(8 << 20)  # zeros may never reach the device
@@ -111,9 +111,22 @@ def probe(path: str | os.PathLike[str], *, quick: bool = False) -> DeviceProfile
 
 
 def load_profile(path: str | os.PathLike[str]) -> DeviceProfile:
-    """The cached profile of the device that holds `path`, or a quick measurement of it."""
+    """The cached profile of the device that holds `path`, or a quick measurement, then cached.
+
+    Cached, so that the same model and budget give the same plan every time.
+    """
     cached = cached_profile(path)
-    return cached if cached is not None else probe(path, quick=True)
+    if cached is not None:
+        return cached
+    try:
+        profile = probe(path, quick=True)
+    except StorageError:  # a small file in a folder that cannot be written
+        return _unmeasured(path)
+    try:
+        save_profile(profile)
+    except OSError:
+        pass  # no home that can be written: measure again next time
+    return profile
 
 
 def cached_profile(path: str | os.PathLike[str]) -> DeviceProfile | None:
@@ -160,6 +173,15 @@ def _cache_file(device: str) -> Path:
     return Path(platformdirs.user_cache_dir("penstock")) / f"probe-{device}.json"
 
 
+def _unmeasured(path: str | os.PathLike[str]) -> DeviceProfile:
+    """A cautious guess, of a SATA disk, for storage that cannot be measured."""
+    alignment = _native.direct_alignment(os.fspath(path))
+    random = (RandomRead(16 << 10, 16, "auto", 200e6, 12500.0),)
+    return DeviceProfile(
+        device_of(path), alignment != 0, alignment, "auto", 16, random, 500e6, 5e9, True, 0.0
+    )
+
+
 def _measure(path: Path, quick: bool) -> DeviceProfile:
     name = str(path)
     alignment = _native.direct_alignment(name)
@@ -177,7 +199,7 @@ def _measure(path: Path, quick: bool) -> DeviceProfile:
         random.append(RandomRead(block, depth, backend, rate, reads))
         return random[-1]
 
-    trial = [measure(16 << 10, d, b) for b in backends for d in ((16, 64) if quick else DEPTHS)]
+    trial = [measure(16 << 10, d, b) for b in backends for d in ((16, 64, 128) if quick else DEPTHS)]
     fastest = max(r.bytes_per_second for r in trial)
     # The least depth within 5 % of the best: more in flight only costs memory and latency.
     chosen = min((r for r in trial if r.bytes_per_second >= 0.95 * fastest), key=lambda r: r.depth)

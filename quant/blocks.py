@@ -45,6 +45,7 @@ FORMATS: dict[str, BlockFormat] = {
     "Q8_0": BlockFormat("Q8_0", 8, 32, 34),
     "Q4_0": BlockFormat("Q4_0", 2, 32, 18),
 }
+TINY = np.float32(1e-30)
 F16_MAX = 65504.0
 
 
@@ -66,6 +67,10 @@ def encode_rows(rows: NDArray[np.float32], form: BlockFormat) -> NDArray[np.uint
     form.row_bytes(rows.shape[-1])
     check_range(rows, form)
     data = np.ascontiguousarray(rows, np.float32)
+    if form.block > 1:
+        # The reciprocal of a scale below the smallest normal overflows in the encoder; the F16
+        # scale of such a block is zero anyway.
+        data = np.where(np.abs(data) < TINY, np.float32(0), data)
     encoded = quantize(data, GGMLQuantizationType(form.ggml_type))
     return np.ascontiguousarray(encoded).view(np.uint8).reshape(len(rows), -1)
 

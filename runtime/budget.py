@@ -55,7 +55,9 @@ def format_size(nbytes: float) -> str:
     while abs(value) >= 1024 and len(units) > 1:
         value /= 1024
         units.pop(0)
-    return f"{value:.0f} B" if units[0] == "B" else f"{value:.3g} {units[0]}"
+    if units[0] == "B" or abs(value) >= 999.5:  # three digits would round to 1e+03
+        return f"{value:.0f} {units[0]}"
+    return f"{value:.3g} {units[0]}"
 
 
 def available_memory() -> int:

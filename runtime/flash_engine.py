@@ -62,7 +62,7 @@ class FlashEngine:
             direct=plan.direct,
             backend=plan.backend,
             depth=plan.depth,
-            max_reads=max_reads(bundle, plan.profile),
+            max_reads=max_reads(bundle),
             staging_bytes=plan.staging,
             merge_gap=plan.merge_gap,
             read_max=plan.read_max,
@@ -102,7 +102,7 @@ class FlashEngine:
         """
         tokens = np.ascontiguousarray(tokens, np.int32)
         start = self.length if position is None else position
-        self._check(tokens.size, start)
+        self._check(tokens, start)
         rows = tokens.size if all_logits else 1
         logits = np.empty((rows, self.vocab), np.float32)
         short = tokens.size < PREFILL_TOKENS and not all_logits
@@ -128,7 +128,6 @@ class FlashEngine:
     def decode(self, token: int, position: int | None = None) -> NDArray[np.float32]:
         """Run one token; logits (vocab,)."""
         start = self.length if position is None else position
-        self._check(1, start)
         logits = np.empty((1, self.vocab), np.float32)
         self.decode_into(np.array([token], np.int32), start, logits)
         last: NDArray[np.float32] = logits[0]
@@ -138,6 +137,7 @@ class FlashEngine:
         self, token: NDArray[np.int32], position: int, logits: NDArray[np.float32]
     ) -> None:
         """The same without an allocation: token (1,), logits (1, vocab)."""
+        self._check(token, position)
         with self._exclusive():
             self.decoder.forward(token, position, logits, True, False)
         self.length = position + 1
@@ -167,9 +167,15 @@ class FlashEngine:
         self.length = 0
         self.decoder.reset_windows()
 
-    def _check(self, count: int, start: int) -> None:
+    def _check(self, tokens: NDArray[np.int32], start: int) -> None:
+        count = tokens.size
         if count < 1:
             raise UsageError("need at least one token")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.vocab:
+            raise UsageError(
+                f"tokens must be 0 to {self.vocab - 1}, not {low if low < 0 else high}"
+            )
         if start < 0 or start + count > self.plan.context:
             raise UsageError(
                 f"{start + count} tokens do not fit the context of {self.plan.context}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from penstock.errors import UnsupportedModelError
+from penstock.errors import FormatError, UnsupportedModelError
 from penstock.loaders.bundle import Bundle, check_bundle, is_bundle
 from penstock.loaders.gguf_file import read_gguf
 from penstock.loaders.probe import load_profile
@@ -43,7 +43,14 @@ def load(
     """
     bundle, chosen = _plan(path, memory, ffn_resident, exact, dense, context, threads)
     verify_bundles(bundle)
-    return FlashModel(FlashEngine(bundle, chosen), Tokenizer(bundle.file.metadata))
+    tokenizer = Tokenizer(bundle.file.metadata)
+    engine = FlashEngine(bundle, chosen)
+    if tokenizer.vocab_size > engine.vocab:
+        raise FormatError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the embedding "
+            f"{engine.vocab} rows; they do not belong together, export the model again"
+        )
+    return FlashModel(engine, tokenizer)
 
 
 def plan(

@@ -22,6 +22,9 @@ PAGE = 4096
 OVERFLOW_SLOTS = 64  # decoder.cpp's
 NEURON_SCRATCH = 288  # bytes of scratch a neuron of the widest layer, decoder.cpp grow_scratch
 SLOT_TABLE, NEURON_TABLE = 48, 8  # NeuronWindow::table_bytes
+# What buffers are charged for, whatever was measured: the least budget must not depend on noise.
+MERGE_GAP_MOST = 32 << 10
+DEPTH_MOST = 256
 MODES = ("predictor", "exact", "dense")
 
 
@@ -51,32 +54,46 @@ def make_plan(bundle: Bundle, profile: DeviceProfile, options: PlanOptions) -> P
     if not 1 <= context <= config.context:
         raise UsageError(f"context must be 1 to {config.context} tokens, not {context}")
     threads = options.threads or os.cpu_count() or 1
-    allowed = options.memory if options.memory is not None else int(available_memory() * 0.8)
-    if options.ffn_share is not None and options.memory is None:
-        allowed = 1 << 60
-    small = _Fixed.of(bundle, config, options.mode, context, 8, bundle.stride * 32, profile)
-    # A larger batch and staging make prompts faster; they take at most an eighth of the budget.
-    fixed = small
-    for batch in (16, 32, 64, 128):
-        staging = max(bundle.stride * 32, min(4 << 20, (allowed - small.total) // 32))
-        larger = _Fixed.of(
-            bundle, config, options.mode, context, options.batch or batch, staging, profile
-        )
-        if larger.total - small.total <= max(allowed // 8, 0) or options.batch:
-            fixed = larger
-    if small.total > allowed:
+    least = _Fixed.of(bundle, config, options.mode, context, 8, bundle.stride * 32)
+    if options.memory is None and options.ffn_share is not None:
+        allowed = least.total + bundle.ffn_bytes + (64 << 20)
+    else:
+        allowed = options.memory or int(available_memory() * 0.8)
+    if least.total > allowed:
         raise BudgetError(
-            f"{bundle.path} needs at least {format_size(small.total)} with a context of {context} "
-            f"tokens, the budget is {format_size(allowed)}. Allow more, or a shorter --context.",
-            small.total,
+            f"{bundle.path} needs at least {format_size(least.total)} ({least.total} bytes) with "
+            f"a context of {context} tokens, the budget is {format_size(allowed)}. Allow more, or "
+            "a shorter --context.",
+            least.total,
         )
-    if fixed.total > allowed:
-        fixed = small
+    fixed = _with_buffers(bundle, config, options, context, allowed, least)
     left = allowed - fixed.total
     if options.ffn_share is not None:
         left = min(left, int(options.ffn_share * bundle.ffn_bytes) + bundle.layers * PAGE)
     layers = _spend(bundle, options.mode, left)
-    return _assemble(bundle, profile, options, fixed, context, threads, layers, small.total)
+    return _assemble(bundle, profile, options, fixed, context, threads, layers, least.total)
+
+
+def _with_buffers(
+    bundle: Bundle,
+    c: Hyperparameters,
+    options: PlanOptions,
+    context: int,
+    allowed: int,
+    least: _Fixed,
+) -> _Fixed:
+    """Larger prompt batches and staging, as long as they take little and cost no residency."""
+    whole = bundle.layers * _pages(bundle.neurons * bundle.stride)
+    fits_whole = allowed - least.total >= whole
+    chosen = least
+    for batch in (options.batch,) if options.batch else (16, 32, 64, 128):
+        staging = max(bundle.stride * 32, min(4 << 20, (allowed - least.total) // 32))
+        larger = _Fixed.of(bundle, c, options.mode, context, batch, staging)
+        little = larger.total - least.total <= allowed // 8 or options.batch is not None
+        keeps = not fits_whole or allowed - larger.total >= whole
+        if little and keeps and larger.total <= allowed:
+            chosen = larger
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -97,13 +114,7 @@ class _Fixed:
 
     @staticmethod
     def of(
-        b: Bundle,
-        c: Hyperparameters,
-        mode: str,
-        context: int,
-        batch: int,
-        staging: int,
-        p: DeviceProfile,
+        b: Bundle, c: Hyperparameters, mode: str, context: int, batch: int, staging: int
     ) -> _Fixed:
         used = [q for q in b.predictors if q is not None] if mode == "predictor" else []
         names = {q.fc1.name for q in b.predictors if q} | {q.fc2.name for q in b.predictors if q}
@@ -115,14 +126,14 @@ class _Fixed:
         widths = 3 * c.width + 2 * c.heads * c.head_dim + 2 * kv_width + c.width
         registers = batch * widths * 4 + 8 * PAGE
         widest = max(c.width, c.heads * c.head_dim, *(q.rank for q in used), 1)
-        reads = max_reads(b, p)
+        reads = max_reads(b)
         buffers = (
             registers
             + batch * (widest + 32) * 5 // 4 + 3 * PAGE  # activations in int8 blocks
             + 2 * (staging + 4 * PAGE)
             + b.neurons * NEURON_SCRATCH
             + b.layers * b.neurons * NEURON_TABLE
-            + OVERFLOW_SLOTS * b.stride + p.merge_gap + 2 * PAGE
+            + OVERFLOW_SLOTS * b.stride + MERGE_GAP_MOST + 2 * PAGE
             + c.heads * context * 4  # attention scores
             + batch * c.rope_dims * 4
             + reads * 40
@@ -134,9 +145,9 @@ class _Fixed:
         return _Fixed(weights, predictors, kv_cache, buffers, tokenizer, batch, staging)
 
 
-def max_reads(bundle: Bundle, profile: DeviceProfile) -> int:
+def max_reads(bundle: Bundle) -> int:
     """Reads that may be queued at once: a layer's misses in parts, and the staging's pieces."""
-    return 3 * bundle.neurons + 64 + profile.depth
+    return 3 * bundle.neurons + 64 + DEPTH_MOST
 
 
 def _pages(nbytes: int) -> int:
@@ -297,9 +308,9 @@ def _assemble(
         ffn_whole=bundle.ffn_bytes,
         layers=tuple(layers),
         staging=fixed.staging,
-        merge_gap=p.merge_gap,
+        merge_gap=min(p.merge_gap, MERGE_GAP_MOST),
         read_max=1 << 20,
-        depth=options.depth or p.depth,
+        depth=min(options.depth or p.depth, DEPTH_MOST),
         backend=options.backend or p.backend,
         direct=direct,
         window_tokens=options.window_tokens,

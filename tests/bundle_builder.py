@@ -84,8 +84,9 @@ def gguf_value(value: Any) -> bytes:
         return struct.pack("<If", 6, value)
     if isinstance(value, list):
         return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_string, value))
-    kind = _ARRAY_TYPES[value.dtype.name]
-    return struct.pack("<IIQ", 9, kind, value.size) + value.tobytes()
+    array = np.asarray(value)
+    kind = _ARRAY_TYPES[array.dtype.name]
+    return struct.pack("<IIQ", 9, kind, array.size) + array.tobytes()
 
 
 def gguf_tensor_info(name: str, stored: Stored, offset: int) -> bytes:
@@ -95,12 +96,19 @@ def gguf_tensor_info(name: str, stored: Stored, offset: int) -> bytes:
 
 def serialize(parts: Parts) -> bytes:
     """The file, checksums included where the parts have the keys for them."""
-    offset, infos, data = 0, [], []
+    return header_of(parts) + b"".join(padded(parts, t.data) for t in parts.tensors.values())
+
+
+def padded(parts: Parts, data: bytes) -> bytes:
+    return data + bytes(-len(data) % parts.alignment)
+
+
+def header_of(parts: Parts) -> bytes:
+    """All before the tensor data."""
+    offset, infos = 0, []
     for name, stored in parts.tensors.items():
         infos.append(gguf_tensor_info(name, stored, offset))
-        padded = stored.data + bytes(-len(stored.data) % parts.alignment)
-        data.append(padded)
-        offset += len(padded)
+        offset += -(-len(stored.data) // parts.alignment) * parts.alignment
     metadata = {"general.alignment": parts.alignment, **parts.metadata}
     given = metadata.get("penstock.checksum.tensors")
     if isinstance(given, np.ndarray) and given.dtype == np.uint32:
@@ -113,11 +121,11 @@ def serialize(parts: Parts) -> bytes:
         if key == "penstock.checksum.header":
             at = len(header) + 4
         header += gguf_value(value)
-    header += b"".join(infos)
-    header += bytes(-len(header) % parts.alignment)
-    if at is not None and type(given := metadata["penstock.checksum.header"]) is int and given == 0:
+    header = padded(parts, header + b"".join(infos))
+    given = metadata.get("penstock.checksum.header")
+    if at is not None and type(given) is int and given == 0:
         header = header[:at] + struct.pack("<I", crc32c(header)) + header[at + 4 :]
-    return header + b"".join(data)
+    return header
 
 
 def crc32c(data: bytes) -> int:

@@ -45,8 +45,10 @@ def find(config: HFConfig) -> Architecture:
             return cast(Architecture, module)
         known += module.MODEL_TYPES
     raise UnsupportedModelError(
-        f"{config.path}: model type '{model_type}' is not supported for neuron streaming. Supported: "
-        f"{', '.join(known)}. Any GGUF can be streamed layer by layer: penstock run model.gguf --memory 4GiB."
+        f"{config.path}: model type '{model_type}' is not supported for neuron streaming. "
+        "Supported: "
+        f"{', '.join(known)}. Any GGUF can be streamed layer by layer: penstock run model.gguf "
+        "--memory 4GiB."
     )
 
 

@@ -28,14 +28,17 @@ def read_spec(config: HFConfig) -> ModelSpec:
     model_type = config.text("model_type")
     if model_type == "bamboo" and (config.has("mamba_d_state") or config.has("attn_layer_indices")):
         raise UnsupportedModelError(
-            f"{config.path}: this 'bamboo' is IBM's hybrid of attention and Mamba, which is not supported; "
+            f"{config.path}: this 'bamboo' is IBM's hybrid of attention and Mamba, which is not "
+            "supported; "
             "the one that is supported is PowerInfer's Bamboo-7B"
         )
     if config.flag("mlp_bias"):
         raise UnsupportedModelError(
             f"{config.path}: 'mlp_bias' is true; a gated network with biases is not supported"
         )
-    threshold = config.number("hidden_act_param", default=0.0) if config.has("hidden_act_param") else None
+    threshold = (
+        config.number("hidden_act_param", default=0.0) if config.has("hidden_act_param") else None
+    )
     where = f"{config.path}: 'hidden_act'"
     activation, threshold_value = sparse_activation(config.text("hidden_act"), where, threshold)
     if model_type == "bamboo":
@@ -78,7 +81,9 @@ def read_rotary_spec(
     )
 
 
-def map_tensors(spec: ModelSpec, config: HFConfig, names: Collection[str]) -> dict[str, MappedTensor]:
+def map_tensors(
+    spec: ModelSpec, config: HFConfig, names: Collection[str]
+) -> dict[str, MappedTensor]:
     """Names and layouts; biases where the checkpoint has them."""
     q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     rope = read_rope(config, spec.head_dim)
@@ -103,12 +108,19 @@ def map_tensors(spec: ModelSpec, config: HFConfig, names: Collection[str]) -> di
             name = f"{ours}.attn_{'output' if part == 'o' else part}"
             scale = rope.qk_scale if part in "qk" else 1.0
             require(names, f"{projection}.weight", config)
-            found[f"{name}.weight"] = MappedTensor(f"{projection}.weight", (height, columns), rows, scale)
+            found[f"{name}.weight"] = MappedTensor(
+                f"{projection}.weight", (height, columns), rows, scale
+            )
             if f"{projection}.bias" in names:
                 found[f"{name}.bias"] = MappedTensor(f"{projection}.bias", (height,), rows, scale)
         take(f"{ours}.ffn_norm.weight", f"{theirs}.post_attention_layernorm.weight", spec.width)
         if spec.gated:
-            take(f"{ours}.ffn_gate.weight", f"{theirs}.mlp.gate_proj.weight", spec.neurons, spec.width)
+            take(
+                f"{ours}.ffn_gate.weight",
+                f"{theirs}.mlp.gate_proj.weight",
+                spec.neurons,
+                spec.width,
+            )
         take(f"{ours}.ffn_up.weight", f"{theirs}.mlp.up_proj.weight", spec.neurons, spec.width)
         take(f"{ours}.ffn_down.weight", f"{theirs}.mlp.down_proj.weight", spec.width, spec.neurons)
         if not spec.gated and f"{theirs}.mlp.up_proj.bias" in names:

@@ -3,7 +3,7 @@
     y = W_down relu(W_up x)^2                     two rows a bundle: up, down
 
 Quirks: LayerNorm1P scales by 1 + weight, so 1 is added to every norm's weight; only the first
-`partial_rotary_factor` of each head is rotated, in the half-split layout, and rows stay as they are.
+`partial_rotary_factor` of each head is rotated, in the half-split layout, so rows stay in place.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def read_spec(config: HFConfig) -> ModelSpec:
     )
 
 
-def map_tensors(spec: ModelSpec, config: HFConfig, names: Collection[str]) -> dict[str, MappedTensor]:
+def map_tensors(
+    spec: ModelSpec, config: HFConfig, names: Collection[str]
+) -> dict[str, MappedTensor]:
     """Names and layouts; biases where the checkpoint has them."""
     q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     found: dict[str, MappedTensor] = {}

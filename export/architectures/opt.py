@@ -29,10 +29,14 @@ POSITION_OFFSET = 2
 
 def read_spec(config: HFConfig) -> ModelSpec:
     """Hyperparameters. Raises UnsupportedModelError."""
-    for key, wanted in (("layer_norm_elementwise_affine", True), ("_remove_final_layer_norm", False)):
+    for key, wanted in (
+        ("layer_norm_elementwise_affine", True),
+        ("_remove_final_layer_norm", False),
+    ):
         if config.flag(key, wanted) != wanted:
             raise UnsupportedModelError(
-                f"{config.path}: '{key}' is {not wanted}; only {wanted} is supported, as in OPT's releases"
+                f"{config.path}: '{key}' is {not wanted}; only {wanted} is supported, as in OPT's "
+                "releases"
             )
     width = config.integer("hidden_size")
     heads = config.integer("num_attention_heads")
@@ -59,7 +63,9 @@ def read_spec(config: HFConfig) -> ModelSpec:
     )
 
 
-def map_tensors(spec: ModelSpec, config: HFConfig, names: Collection[str]) -> dict[str, MappedTensor]:
+def map_tensors(
+    spec: ModelSpec, config: HFConfig, names: Collection[str]
+) -> dict[str, MappedTensor]:
     """Names and layouts; biases where the checkpoint has them."""
     root = "model.decoder" if "model.decoder.embed_tokens.weight" in names else "decoder"
     found: dict[str, MappedTensor] = {}
@@ -86,7 +92,11 @@ def map_tensors(spec: ModelSpec, config: HFConfig, names: Collection[str]) -> di
 
 
 def _take_embeddings(
-    found: dict[str, MappedTensor], spec: ModelSpec, config: HFConfig, names: Collection[str], root: str
+    found: dict[str, MappedTensor],
+    spec: ModelSpec,
+    config: HFConfig,
+    names: Collection[str],
+    root: str,
 ) -> None:
     table = require(names, f"{root}.embed_tokens.weight", config)
     positions = require(names, f"{root}.embed_positions.weight", config)

@@ -23,13 +23,14 @@ class Source(Protocol):
         spec: shape and arithmetic.
         shapes: llama.cpp's name -> shape of every tensor: `blk.0.ffn_up.weight` (neurons, width),
             `blk.0.ffn_down.weight` (width, neurons)...
-        weight_bytes: of the weights in the source's own format.
+        parameters: how many weights; weight_bytes: of them, in the source's own format.
         weight_format: that format's name.
         tokenizer: `tokenizer.*` keys of the bundle.
     """
 
     path: Path
     spec: ModelSpec
+    parameters: int
     weight_bytes: int
     weight_format: str
 
@@ -50,7 +51,8 @@ class Source(Protocol):
     def encoded_rows(
         self, name: str, ids: NDArray[np.int64], form: BlockFormat
     ) -> NDArray[np.uint8] | None:
-        """The same as bytes (len(ids), row_bytes) when the source already has this format, else None."""
+        """The same as bytes (len(ids), row_bytes) when the source already has this format, else "
+        "None."""
         ...
 
 
@@ -72,11 +74,14 @@ def open_source(path: str | os.PathLike[str], activation: str | None = None) -> 
     if where.is_dir():
         return HuggingFaceSource(where)
     if not where.exists():
-        raise StorageError(f"{where}: there is no such file or folder; give a Hugging Face folder or a GGUF file")
+        raise StorageError(
+            f"{where}: there is no such file or folder; give a Hugging Face folder or a GGUF file"
+        )
     with open(where, "rb") as handle:
         if handle.read(4) == b"GGUF":
             return GGUFSource(where, activation)
     raise FormatError(
-        f"{where}: neither a Hugging Face folder nor a GGUF file; give the folder that has config.json, "
+        f"{where}: neither a Hugging Face folder nor a GGUF file; give the folder that has "
+        "config.json, "
         "or a file that ends in .gguf"
     )

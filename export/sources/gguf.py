@@ -7,6 +7,9 @@ needed by columns, so it is dequantized, transposed and encoded again.
 
 from __future__ import annotations
 
+import math
+import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +42,15 @@ class GGUFSource:
         self.spec = _read_spec(self.file, activation)
         self._tensors = {n: t for n, t in self.file.tensors.items() if n != "rope_freqs.weight"}
         self.shapes = {name: info.shape for name, info in self._tensors.items()}
+        self.parameters = sum(math.prod(t.shape) for t in self._tensors.values())
         self.weight_bytes = sum(t.nbytes for t in self._tensors.values())
         self.weight_format = _main_type(self._tensors)
         self.tokenizer: dict[str, MetadataValue] = {
             key: value for key, value in self.file.metadata.items() if key.startswith("tokenizer.")
         }
         _check_tensors(self.file, self.spec)
-        self._handle = open(path, "rb", buffering=0)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._fd)
 
     def vector(self, name: str) -> NDArray[np.float32]:
         info = self._tensors[name]
@@ -57,7 +62,9 @@ class GGUFSource:
         out = np.empty((len(ids), columns), np.float32)
         step = max(1, _READ_BYTES // (4 * columns))
         for first in range(0, len(ids), step):
-            out[first : first + step] = self._decode(self._raw_rows(info, ids[first : first + step]), info)
+            out[first : first + step] = self._decode(
+                self._raw_rows(info, ids[first : first + step]), info
+            )
         return out
 
     def encoded_rows(
@@ -78,13 +85,19 @@ class GGUFSource:
         return out
 
     def _read(self, info: TensorInfo, start: int, nbytes: int) -> NDArray[np.uint8]:
-        self._handle.seek(info.offset + start)
         data = np.empty(nbytes, np.uint8)
         view, done = memoryview(data.data), 0
         while done < nbytes:
-            got = self._handle.readinto(view[done:])
+            try:
+                got = os.preadv(self._fd, [view[done:]], info.offset + start + done)
+            except OSError as error:
+                raise StorageError(
+                    f"{self.path}: read at {info.offset}: {error.strerror}"
+                ) from None
             if not got:
-                raise StorageError(f"{self.path}: tensor '{info.name}': the file was cut while reading")
+                raise StorageError(
+                    f"{self.path}: tensor '{info.name}': the file was cut while reading"
+                )
             done += got
         return data
 
@@ -93,7 +106,8 @@ class GGUFSource:
             values: NDArray[np.float32] = dequantize(raw, GGMLQuantizationType(info.type))
         except (NotImplementedError, ValueError) as error:
             raise UnsupportedModelError(
-                f"{self.path}: tensor '{info.name}' has number format {info.type_name}, which cannot be "
+                f"{self.path}: tensor '{info.name}' has number format {info.type_name}, which "
+                "cannot be "
                 f"dequantized here ({error}); use a file in F16, Q8_0 or a K quantization"
             ) from None
         return values.astype(np.float32, copy=False)
@@ -101,7 +115,9 @@ class GGUFSource:
 
 def _read_spec(file: GGUFFile, activation: str | None) -> ModelSpec:
     if is_bundle(file):
-        raise FormatError(f"{file.path}: is already a Penstock bundle; export from the original model")
+        raise FormatError(
+            f"{file.path}: is already a Penstock bundle; export from the original model"
+        )
     if "split.count" in file.metadata and file.get_int("split.count") > 1:
         raise UnsupportedModelError(
             f"{file.path}: one part of a split model; join the parts first: "
@@ -111,11 +127,13 @@ def _read_spec(file: GGUFFile, activation: str | None) -> ModelSpec:
     if arch not in _ARCHITECTURES:
         raise UnsupportedModelError(
             f"{file.path}: architecture '{arch}' is not supported for neuron streaming. Supported: "
-            f"{', '.join(_ARCHITECTURES)}. Any GGUF runs layer by layer: penstock run {file.path} --memory 4GiB."
+            f"{', '.join(_ARCHITECTURES)}. Any GGUF runs layer by layer: penstock run {file.path} "
+            "--memory 4GiB."
         )
     if f"{arch}.expert_count" in file.metadata and file.get_int(f"{arch}.expert_count") > 0:
         raise UnsupportedModelError(
-            f"{file.path}: a mixture of experts; run it as it is: penstock run {file.path} --memory 4GiB"
+            f"{file.path}: a mixture of experts; run it as it is: penstock run {file.path} "
+            "--memory 4GiB"
         )
     _, norm_rms, gated = _ARCHITECTURES[arch]
     name, threshold = _activation(file, arch, activation)
@@ -124,7 +142,9 @@ def _read_spec(file: GGUFFile, activation: str | None) -> ModelSpec:
     head_dim = file.get_int(f"{arch}.attention.key_length", default=width // heads, low=1)
     tokens = file.tensors.get("token_embd.weight")
     if tokens is None:
-        raise FormatError(f"{file.path}: tensor 'token_embd.weight' is missing; the file is incomplete")
+        raise FormatError(
+            f"{file.path}: tensor 'token_embd.weight' is missing; the file is incomplete"
+        )
     dims = file.get_int(f"{arch}.rope.dimension_count", default=head_dim, low=2)
     base = file.get_float(f"{arch}.rope.freq_base", 10000.0)
     eps = "layer_norm_rms_epsilon" if norm_rms else "layer_norm_epsilon"
@@ -173,7 +193,9 @@ def _inv_freq(file: GGUFFile, arch: str, base: float, dims: int) -> tuple[float,
     plain = base ** -(np.arange(0, dims, 2, dtype=np.float64) / dims)
     if factors is not None:
         if factors.type != 0 or factors.nbytes != 4 * plain.size:
-            raise FormatError(f"{file.path}: 'rope_freqs.weight' is not F32 of {plain.size} elements")
+            raise FormatError(
+                f"{file.path}: 'rope_freqs.weight' is not F32 of {plain.size} elements"
+            )
         with open(file.path, "rb") as handle:
             handle.seek(factors.offset)
             divisors = np.frombuffer(handle.read(factors.nbytes), "<f4")
@@ -182,7 +204,8 @@ def _inv_freq(file: GGUFFile, arch: str, base: float, dims: int) -> tuple[float,
         return tuple((plain / file.get_float(f"{arch}.rope.scaling.factor")).tolist())
     if kind != "none":
         raise UnsupportedModelError(
-            f"{file.path}: rotary scaling '{kind}' of a GGUF is not supported; export from the Hugging Face folder"
+            f"{file.path}: rotary scaling '{kind}' of a GGUF is not supported; export from the "
+            "Hugging Face folder"
         )
     return None
 
@@ -204,4 +227,6 @@ def _check_tensors(file: GGUFFile, spec: ModelSpec) -> None:
             info = file.tensors.get(f"blk.{n}.{part}.weight")
             if info is None or info.shape != shape or info.type not in TYPE_SIZES:
                 seen = "missing" if info is None else f"{info.type_name} {info.shape}"
-                raise FormatError(f"{file.path}: tensor 'blk.{n}.{part}.weight' is {seen}; expected {shape}")
+                raise FormatError(
+                    f"{file.path}: tensor 'blk.{n}.{part}.weight' is {seen}; expected {shape}"
+                )

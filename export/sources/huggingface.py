@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class HuggingFaceSource:
         self.shapes = {name: mapped.shape for name, mapped in self._map.items()}
         stored = {m.source: self._file_of[m.source].tensors[m.source] for m in self._map.values()}
         formats = [s.dtype for s in stored.values() if len(s.shape) > 1]
+        self.parameters = sum(math.prod(s.shape) for s in stored.values())
         self.weight_bytes = sum(s.nbytes for s in stored.values())
         self.weight_format = max(set(formats), key=formats.count)
         self._right: tuple[str, NDArray[np.float32]] | None = None
@@ -79,7 +81,8 @@ class HuggingFaceSource:
         s = self.spec
         if s.heads % s.kv_heads or s.head_dim % 2 or (s.rope_dims or 0) % 2:
             raise UnsupportedModelError(
-                f"{self.config.path}: {s.heads} heads over {s.kv_heads} key-value heads of {s.head_dim} "
+                f"{self.config.path}: {s.heads} heads over {s.kv_heads} key-value heads of "
+                f"{s.head_dim} "
                 "dimensions; expected a whole ratio and an even number of dimensions"
             )
 
@@ -93,8 +96,10 @@ class HuggingFaceSource:
         least = expected[0] if mapped.rows is None else int(mapped.rows.max()) + 1
         if stored != (least, *expected[1:]):
             raise FormatError(
-                f"{file.path}: tensor '{mapped.source}' ('{name}' of the bundle) has shape {stored}; "
-                f"config.json asks for {(least, *expected[1:])}. Weights and config do not belong together."
+                f"{file.path}: tensor '{mapped.source}' ('{name}' of the bundle) has shape "
+                f"{stored}; "
+                f"config.json asks for {(least, *expected[1:])}. Weights and config do not belong "
+                "together."
             )
 
 
@@ -107,7 +112,9 @@ def _shards(path: Path) -> list[str]:
         names = sorted({str(v) for v in weight_map.values()})
         for name in names:
             if Path(name).name != name or not name.endswith(".safetensors"):
-                raise FormatError(f"{path / INDEX}: shard '{name}' is not a plain *.safetensors file name")
+                raise FormatError(
+                    f"{path / INDEX}: shard '{name}' is not a plain *.safetensors file name"
+                )
         return names
     names = sorted(p.name for p in path.glob("*.safetensors"))
     if "model.safetensors" in names:
@@ -117,8 +124,11 @@ def _shards(path: Path) -> list[str]:
     pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
     if pickles:
         raise FormatError(
-            f"{path}: its weights are '{pickles[0].name}', a pickle, which can run code when it is opened and "
-            "is not read here. Convert it once, where you trust it: python -c \"from transformers import "
-            f"AutoModelForCausalLM as M; M.from_pretrained('{path}').save_pretrained('{path}-safetensors')\""
+            f"{path}: its weights are '{pickles[0].name}', a pickle, which can run code when it "
+            "is opened and "
+            'is not read here. Convert it once, where you trust it: python -c "from transformers '
+            "import "
+            "AutoModelForCausalLM as M; "
+            f"M.from_pretrained('{path}').save_pretrained('{path}-safetensors')\""
         )
     raise FormatError(f"{path}: has no model.safetensors and no {INDEX}; fetch the model's weights")

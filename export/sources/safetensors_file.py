@@ -12,6 +12,7 @@ import json
 import math
 import os
 import struct
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,18 +42,12 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._handle = open(path, "rb", buffering=0)
-            self.size = os.fstat(self._handle.fileno()).st_size
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from None
-        try:
-            self.tensors = self._header()
-        except BaseException:
-            self._handle.close()
-            raise
-
-    def close(self) -> None:
-        self._handle.close()
+        weakref.finalize(self, os.close, self._fd)
+        self.size = os.fstat(self._fd).st_size
+        self.tensors = self._header()
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows of a tensor as float32; (len(ids), columns). A vector has rows of one element."""
@@ -60,12 +55,15 @@ class SafetensorsFile:
         dtype = _DTYPES.get(info.dtype)
         if dtype is None:
             raise UnsupportedModelError(
-                f"{self.path}: tensor '{name}' is {info.dtype}; expected {', '.join(_DTYPES)}. Export the "
+                f"{self.path}: tensor '{name}' is {info.dtype}; expected {', '.join(_DTYPES)}. "
+                "Export the "
                 "original checkpoint, not a quantized one."
             )
         columns = math.prod(info.shape[1:])
         if len(ids) and not (0 <= int(ids.min()) and int(ids.max()) < info.shape[0]):
-            raise FormatError(f"{self.path}: tensor '{name}' has {info.shape[0]} rows, too few for this model")
+            raise FormatError(
+                f"{self.path}: tensor '{name}' has {info.shape[0]} rows, too few for this model"
+            )
         out = np.empty((len(ids), columns), np.float32)
         row_bytes = columns * np.dtype(dtype).itemsize
         for first, last in _runs(ids, max(1, _READ_BYTES // max(1, row_bytes))):
@@ -78,30 +76,35 @@ class SafetensorsFile:
         view, done = memoryview(out.data), 0
         while done < len(view):
             try:
-                got = os.preadv(self._handle.fileno(), [view[done:]], offset + done)
+                got = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
                 raise StorageError(f"{self.path}: read at {offset}: {error.strerror}") from None
             if got == 0:
-                raise StorageError(f"{self.path}: the file ends at {offset + done}, it was cut while reading")
+                raise StorageError(
+                    f"{self.path}: the file ends at {offset + done}, it was cut while reading"
+                )
             done += got
 
     def _header(self) -> dict[str, StoredTensor]:
-        head = self._handle.read(8)
+        head = os.pread(self._fd, 8, 0)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
         if not 2 <= length <= min(MAX_HEADER_BYTES, self.size - 8):
             raise FormatError(
-                f"{self.path}: at offset 0: header length {length} does not fit the file's {self.size} bytes; "
+                f"{self.path}: at offset 0: header length {length} does not fit the file's "
+                f"{self.size} bytes; "
                 "not a safetensors file, or cut short (a Git LFS pointer?): fetch it again"
             )
         try:
-            entries = json.loads(self._handle.read(length))
+            entries = json.loads(os.pread(self._fd, length, 8))
             tensors = {
                 str(name): self._entry(str(name), entry, 8 + length)
                 for name, entry in entries.items()
                 if name != "__metadata__"
             }
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise FormatError(f"{self.path}: its header is damaged ({error}); fetch it again") from None
+            raise FormatError(
+                f"{self.path}: its header is damaged ({error}); fetch it again"
+            ) from None
         return tensors
 
     def _entry(self, name: str, entry: dict[str, object], base: int) -> StoredTensor:
@@ -112,9 +115,14 @@ class SafetensorsFile:
         sizes = tuple(int(s) for s in shape)
         kind = _DTYPES.get(str(dtype))
         wanted = math.prod(sizes) * np.dtype(kind).itemsize if kind else end - begin
-        if not 0 <= begin <= end <= self.size - base or min(sizes, default=1) < 0 or end - begin != wanted:
+        if (
+            not 0 <= begin <= end <= self.size - base
+            or min(sizes, default=1) < 0
+            or end - begin != wanted
+        ):
             raise FormatError(
-                f"{self.path}: tensor '{name}' {dtype} {sizes} at {begin} to {end} does not fit the file's "
+                f"{self.path}: tensor '{name}' {dtype} {sizes} at {begin} to {end} does not fit "
+                "the file's "
                 f"{self.size} bytes; the file is cut short or damaged, fetch it again"
             )
         return StoredTensor(str(dtype), sizes, base + begin, end - begin)

@@ -12,10 +12,12 @@ namespace {
 
 constexpr size_t kMissGroup = 64;   // misses computed together once they have arrived
 constexpr size_t kMaxIov = 64;      // pieces of one merged read
+constexpr size_t kHitGroup = 512;   // hits computed before completed reads are collected
+constexpr size_t kRowsAhead = 8;    // down rows that are prefetched before their turn
 
 // Rows of scattered neurons: the hardware prefetcher starts anew at each, so the next one is asked for.
 inline void prefetch_row(const uint8_t * row, size_t bytes) {
-    for (size_t at = 0; at < std::min<size_t>(bytes, 512); at += 64) __builtin_prefetch(row + at);
+    for (size_t at = 0; at < std::min<size_t>(bytes, 1024); at += 64) __builtin_prefetch(row + at);
 }
 
 }  // namespace
@@ -140,8 +142,14 @@ void Decoder::add_down(const FfnLayer & layer, const uint8_t * const * rows, con
     const FfnConfig & c = layer.config;
     const size_t grain = std::max<size_t>(64, round_up(c.width * 16384 / (count * layer.row_bytes + 1), 64));
     pool_.run(c.width, grain, [&](size_t begin, size_t end) {
+        const size_t from = dtype_row_bytes(c.type, begin), bytes = dtype_row_bytes(c.type, end) - from;
         size_t i = 0;
-        for (; i + 4 <= count; i += 4) k.axpy4(c.type, rows + i, hidden + i, y, begin, end);
+        for (; i + 4 <= count; i += 4) {
+            for (size_t ahead = i + kRowsAhead; ahead < std::min(i + kRowsAhead + 4, count); ++ahead) {
+                prefetch_row(rows[ahead] + from, bytes);
+            }
+            k.axpy4(c.type, rows + i, hidden + i, y, begin, end);
+        }
         for (; i < count; ++i) k.axpy(c.type, rows[i], hidden[i], y, begin, end);
     });
 }
@@ -210,13 +218,16 @@ void Decoder::ffn_window_token(FfnLayer & layer, int32_t layer_index, const floa
     };
     if (!config_.overlap && !misses.empty()) wait_for(ends_[misses.size() - 1]);
 
-    count = 0;
-    for (const auto & hit : window.hits()) {
-        ids_[count] = hit.neuron;
-        rows_[count++] = layer.slot(hit.slot);
+    const auto & hits = window.hits();
+    for (size_t i = 0; i < hits.size(); i += kHitGroup) {
+        const size_t group = std::min(kHitGroup, hits.size() - i);
+        for (size_t j = 0; j < group; ++j) {
+            ids_[j] = hits[i + j].neuron;
+            rows_[j] = layer.slot(hits[i + j].slot);
+        }
+        compute_bundles(layer, group, a, y);
+        queue_->poll();  // starts reads that did not fit the queue's depth
     }
-    compute_bundles(layer, count, a, y);
-    queue_->poll();
 
     for (size_t i = 0; i < misses.size(); i += kMissGroup) {
         const size_t group = std::min(kMissGroup, misses.size() - i);

@@ -33,7 +33,7 @@ size_t NeuronWindow::table_bytes(int32_t neurons, int32_t capacity) {
 // the least recently active. Neurons active now are never victims.
 void NeuronWindow::choose_victims(size_t needed) {
     victims_.clear();
-    int64_t limit = 0;  // last_ <= limit leaves
+    int64_t limit = -1;  // last_ <= limit leaves; seeds of before the first token have last_ 0
     if (window_tokens_ > 0) limit = now_ - window_tokens_;
     size_t leaving = 0, evictable = 0;
     const auto live = static_cast<size_t>(live_);

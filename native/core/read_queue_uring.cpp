@@ -131,7 +131,13 @@ private:
         const long n = syscall(__NR_io_uring_enter, fd_, unsubmitted_, wait_for,
                                wait_for != 0 ? IORING_ENTER_GETEVENTS : 0u, nullptr, size_t{0});
         if (n >= 0) unsubmitted_ -= static_cast<uint32_t>(n);
-        // EINTR, EAGAIN and EBUSY pass: the loop in wait() and drain() comes again.
+        // EINTR, EAGAIN and EBUSY pass: the loop in wait() and drain() comes again. Anything else
+        // will not: give up on what is queued instead of asking for ever.
+        if (n < 0 && errno != EINTR && errno != EAGAIN && errno != EBUSY) {
+            if (failure_.empty()) failure_ = file_.path() + ": io_uring failed: " + std::strerror(errno);
+            done_ = next_ = tail_;
+            flying_ = unsubmitted_ = 0;
+        }
     }
 
     void step(uint32_t wait_for) {

@@ -131,7 +131,7 @@ class Fuzzer:
             return self.files[which]
 
     def _value(self, old: Any, rng: np.random.Generator) -> Any:
-        if isinstance(old, np.ndarray) and rng.random() < 0.7:
+        if isinstance(old, np.ndarray) and old.size and rng.random() < 0.7:
             new = old.copy()
             if rng.random() < 0.3:
                 return new[: int(rng.integers(0, new.size + 1))]
@@ -210,13 +210,18 @@ class Fuzzer:
         bundle = open_bundle(self.path)
         verify_bundles(bundle)
         options = PlanOptions(
-            memory=int(rng.choice([1 << 22, 1 << 23, 1 << 25])),
+            memory=int(rng.choice([1 << 20, 1 << 22, 1 << 25])),
             ffn_share=[None, 0.0, 0.4, 1.0][int(rng.integers(4))],
             mode=str(rng.choice(["predictor", "exact", "dense"])),
             context=int(rng.choice([12, 24])),
             threads=1,
         )
-        plan = make_plan(bundle, self.lib.profile(direct=bool(rng.random() < 0.1)), options)
+        device = self.lib.profile(
+            direct=bool(rng.random() < 0.1),
+            backend=str(rng.choice(["threads", "auto"])),
+            merge_gap=int(rng.choice([0, 4096])),
+        )
+        plan = make_plan(bundle, device, options)
         engine = FlashEngine(bundle, plan)
         long = bool(rng.integers(2))
         engine.prefill(np.arange(9 if long else 3, dtype=np.int32) % engine.vocab)

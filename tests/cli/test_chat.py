@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import select
+import signal
+import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from penstock.errors import StorageError
-from tests.cli.conftest import Cli
+from tests.cli.conftest import COMMAND, Cli
 
 
 class Parrot:
@@ -88,3 +93,36 @@ def test_with_a_model(process: Cli, tiny_bundle: Path) -> None:
     assert result.code == 0, result.err
     assert result.out.strip()
     assert "window hit rate" in result.err
+
+
+def read_until(terminal: int, wanted: bytes, seconds: float = 60.0) -> bytes:
+    """What a terminal shows, up to and with `wanted`."""
+    shown, end = b"", time.monotonic() + seconds
+    while wanted not in shown:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"no {wanted!r} in {shown!r}"
+        shown += os.read(terminal, 4096)
+    return shown
+
+
+def test_at_a_terminal(tiny_bundle: Path) -> None:
+    pty = pytest.importorskip("pty", reason="terminals of POSIX")
+    ours, theirs = pty.openpty()
+    args = [*COMMAND, "chat", str(tiny_bundle), "--max-tokens", "900", "--threads", "1"]
+    child = subprocess.Popen(args, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        assert b"Ctrl-D ends" in read_until(ours, b"> ")
+        os.write(ours, b"Tell me of the king.\n")
+        read_until(ours, b"king.\r\n")
+        read_until(ours, b" ")  # it answers
+        child.send_signal(signal.SIGINT)
+        read_until(ours, b"\r\n> ")
+        os.write(ours, b"/reset\n")
+        read_until(ours, b"forgotten.\r\n> ")
+        os.write(ours, b"\x04")
+        assert child.wait(timeout=60) == 0
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ours)

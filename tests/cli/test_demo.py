@@ -25,11 +25,11 @@ def test_json(cli: Cli) -> None:
     assert document["runs"][3]["text"] == document["runs"][4]["text"]
     read = [run["stats"]["per_token_bytes"] for run in document["runs"]]
     assert read[0] == read[4] == 0
-    assert 0 < read[1] < read[2]
+    assert min(read[1:4]) > 0
 
 
 def test_text_and_table(cli: Cli) -> None:
-    result = cli("demo", "--max-tokens", "8", "--prompt", "The old king", "--memory", "90%")
+    result = cli("demo", "--max-tokens", "8", "--prompt", "The old king", "--memory", "48MiB")
     assert result.code == 0, result.err
     assert result.out.count("The old king") == 3
     for word in ("read per token", "hit rate", "time split", "tokens/s", "process peak"):

@@ -45,6 +45,43 @@ def test_ctrl_c_is_130_without_a_traceback(tiny_bundle: Path) -> None:
     assert err == b"Error: interrupted\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_export_leaves_nothing(
+    shared_dir: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    source = shared_dir / "models" / "storyteller-start"
+    options = ["--no-calibration", "--no-eval"]
+    program = (
+        "import sys, time, penstock.export.llm as llm, penstock.export.bundle_writer as writer\n"
+        "from penstock.cli.main import main\n"
+        "convert = llm._Clock.tick\n"
+        "def slow(self, count):\n"
+        "    convert(self, count)\n"
+        "    print('busy', file=sys.stderr, flush=True)\n"
+        "    time.sleep(0.1)\n"
+        "llm._Clock.tick = slow\n"
+        "sys.exit(main())\n"
+    )
+    args = ["export", "llm", str(source), str(tmp_path / "out.gguf"), *options]
+    child = subprocess.Popen([sys.executable, "-c", program, *args], stderr=subprocess.PIPE)
+    try:
+        assert child.stderr is not None
+        for _ in range(6):
+            assert child.stderr.readline() == b"busy\n"
+        assert list(tmp_path.iterdir()) != []
+        child.send_signal(number)
+        err = child.stderr.read()
+        assert child.wait(timeout=60) == code
+        assert b"Traceback" not in err
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stderr is not None
+        child.stderr.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_reader_that_leaves_early(tiny_bundle: Path) -> None:
     args = [*COMMAND, "run", str(tiny_bundle), PROMPT, "--max-tokens", "400"]
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

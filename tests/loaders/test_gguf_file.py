@@ -1,4 +1,4 @@
-"""The GGUF parser: against the gguf package's reader on good files, and every refusal on bad ones."""
+"""The GGUF parser: against the gguf package's reader on good files, every refusal on bad ones."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_reads_what_the_gguf_package_writes_as_its_own_reader_does(
         assert ours.data_offset == (oracle.data_offset if arrays else ours.data_offset)
         expected = {k: f for k, f in oracle.fields.items() if not k.startswith("GGUF.")}
         assert ours.metadata.keys() == expected.keys()
-        for key, (kind, element, value) in keys.items():
+        for key, (_, element, value) in keys.items():
             mine = ours.metadata[key]
             if element in DTYPES:
                 assert isinstance(mine, np.ndarray) and mine.dtype == DTYPES[element]
@@ -154,9 +154,7 @@ def header(
     return out + bytes(-len(out) % 32) + bytes(data)
 
 
-def info(
-    name: str = "t", shape: tuple[int, ...] = (4,), kind: int = 0, offset: int = 0
-) -> bytes:
+def info(name: str = "t", shape: tuple[int, ...] = (4,), kind: int = 0, offset: int = 0) -> bytes:
     return gguf_tensor_info(name, Stored(shape, kind, b""), offset)
 
 

@@ -140,7 +140,9 @@ def test_active_neurons_must_ascend_within_the_layer(active: list[int]) -> None:
         window.update(np.array(active, np.int32))
 
 
-@pytest.mark.parametrize("neurons, capacity, tokens", [(0, 0, 0), (4, 5, 0), (4, -1, 0), (4, 4, -1)])
+@pytest.mark.parametrize(
+    "neurons, capacity, tokens", [(0, 0, 0), (4, 5, 0), (4, -1, 0), (4, 4, -1)]
+)
 def test_impossible_windows_are_refused(neurons: int, capacity: int, tokens: int) -> None:
     with pytest.raises(ValueError, match="NeuronWindow"):
         _native.NeuronWindow(neurons, capacity, tokens)

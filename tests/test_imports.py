@@ -1,0 +1,132 @@
+"""What imports what: layers, heavy libraries, leaking names, and the time that an import takes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The table of the design: a package and those of ours that it may import. `errors` is everyone's.
+LAYERS = {
+    "quant": {"_native"},
+    "loaders": {"_native", "quant"},
+    "runtime": {"_native", "quant", "loaders"},
+    "export": {"_native", "quant", "loaders"},
+    "federated": {"_native", "quant", "runtime"},
+    "cli": {"_native", "quant", "loaders", "runtime", "export", "federated"},
+}
+# Allowed inside functions only. Calibration runs the bundle that the export has just written.
+LATE = {"export": {"runtime"}}
+# What `pip install .` brings; anything else is an extra and is imported where it is used.
+PLAIN = {"numpy", "typer", "click", "rich", "gguf", "tokenizers", "jinja2", "platformdirs"}
+NEVER = {
+    "quant": {"torch", "transformers", "flwr"},
+    "loaders": {"torch", "transformers", "flwr"},
+    "runtime": {"torch", "transformers", "flwr"},
+}
+MAX_IMPORT_SECONDS = 0.3
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whether it is imported when the file is) of every import in a file."""
+    tree = ast.parse(path.read_text(), str(path))
+    late = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        or (isinstance(function, ast.If) and "TYPE_CHECKING" in ast.unparse(function.test))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "penstock":
+            names = [f"penstock.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            yield name, id(node) not in late
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_layers(package: str) -> None:
+    wrong = []
+    for path in sources(package):
+        for module, early in imports(path):
+            parts = module.split(".")
+            if parts[0] != "penstock" or parts[1:2] == [package] or parts[1:2] == ["errors"]:
+                continue
+            layer = parts[1] if len(parts) > 1 else ""
+            if layer == "" and package == "cli":
+                continue  # the public names
+            allowed = LAYERS[package] | (set() if early else LATE.get(package, set()))
+            if layer not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_extras_are_imported_where_they_are_used(package: str) -> None:
+    wrong = []
+    for path in sources(package):
+        for module, early in imports(path):
+            top = module.split(".")[0]
+            ours = top == "penstock" or top in sys.stdlib_module_names or top in PLAIN
+            if (early and not ours) or top in NEVER.get(package, set()):
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert wrong == []
+
+
+def python(code: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+HEAVY = "{'torch', 'transformers', 'safetensors', 'typer', 'click', 'rich', 'tokenizers', 'jinja2'}"
+
+
+def test_importing_penstock_is_quick(tmp_path: Path) -> None:
+    code = (
+        "import time; begin = time.perf_counter(); import penstock; "
+        "print(time.perf_counter() - begin)"
+    )
+    best = min(float(python(code, tmp_path)) for _ in range(5))
+    assert best < MAX_IMPORT_SECONDS
+
+
+def test_importing_penstock_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = f"import sys, penstock; print(sorted({HEAVY} & set(sys.modules)))"
+    assert python(code, tmp_path) == "[]"
+
+
+def test_loading_an_engine_needs_no_extra(tmp_path: Path) -> None:
+    code = (
+        "import sys, penstock; penstock.load; "
+        "print(sorted({'torch', 'transformers', 'safetensors', 'typer'} & set(sys.modules)))"
+    )
+    assert python(code, tmp_path) == "[]"
+
+
+def test_no_top_level_leak(tmp_path: Path) -> None:
+    names = [*LAYERS, "native", "tests", "benchmarks", "examples", "docs", "src", "build"]
+    code = (
+        "import importlib.util; "
+        f"print([name for name in {names!r} if importlib.util.find_spec(name)])"
+    )
+    assert python(code, tmp_path) == "[]"
