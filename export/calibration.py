@@ -52,8 +52,8 @@ class CapturedText:
     def layer(
         self, index: int, order: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Read a layer back: inputs (tokens, width), hidden (tokens, neurons), token i being "
-        "order[i]."""
+        """Read a layer back: inputs (tokens, width), hidden (tokens, neurons), token i being
+        order[i]."""
         inputs = np.fromfile(self._path(index, "inputs"), np.float32).reshape(-1, self.width)
         counts = np.fromfile(self._path(index, "counts"), np.int32)
         ids = np.fromfile(self._path(index, "ids"), np.int32)

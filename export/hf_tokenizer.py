@@ -109,8 +109,8 @@ def _ggml_vocabulary(
 def _scores(
     tokens: list[str], kinds: np.ndarray[Any, Any], merges: list[str], unknown: object
 ) -> MetadataValue:
-    """SentencePiece scores with the order of the merges; sets the kinds of bytes and of the "
-    "unknown."""
+    """SentencePiece scores with the order of the merges; sets the kinds of bytes and of the
+    unknown."""
     rank = {merge.replace(" ", "", 1): -float(i) for i, merge in reversed(list(enumerate(merges)))}
     for i, token in enumerate(tokens):
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
@@ -128,8 +128,8 @@ def _steps(data: dict[str, Any], part: str, children: str, kind: str) -> list[di
 
 
 def _pre_tokenizer(data: dict[str, Any]) -> str | None:
-    """llama.cpp's name of how the text is split before merging, where it is one of the usual "
-    "ones."""
+    """llama.cpp's name of how the text is split before merging, where it is one of the usual
+    ones."""
     splits = [
         s.get("pattern", {}).get("Regex", "")
         for s in _steps(data, "pre_tokenizer", "pretokenizers", "Split")

@@ -234,8 +234,8 @@ def _studied_plan(
 def _evaluate(
     source: Source, out: Path, text: str, tokens: int | None, threads: int | None, clock: _Clock
 ) -> tuple[PerplexityReport, ...]:
-    """Before: the checkpoint in float32 if it is small, else a dense F16 bundle of it. After: "
-    "`out`."""
+    """Before: the checkpoint in float32 if it is small, else a dense F16 bundle of it. After:
+    `out`."""
     bundle = open_bundle(out)
     tokens = tokens or default_evaluation_tokens(source.spec)
     held_out = held_out_text(bundle, text, tokens)

@@ -30,8 +30,8 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class HeldOutText:
-    """Windows of token ids, each (tokens,) int32, and the characters that the predicted ones "
-    "spell."""
+    """Windows of token ids, each (tokens,) int32, and the characters that the predicted ones
+    spell."""
 
     windows: tuple[NDArray[np.int32], ...]
     characters: int
@@ -116,8 +116,8 @@ def _nats(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> float:
 
 
 def transformers_nats(folder: Path, text: HeldOutText, tick: Tick = lambda _: None) -> float | None:
-    """Nats of a Hugging Face checkpoint in float32; None where transformers cannot load it as it "
-    "is."""
+    """Nats of a Hugging Face checkpoint in float32; None where transformers cannot load it as it
+    is."""
     try:
         import torch
         from transformers import AutoModelForCausalLM

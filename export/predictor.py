@@ -179,8 +179,8 @@ def _low_rank(samples: LayerSamples, rank: int) -> tuple[Floats, Floats]:
 
 
 def _scaled(samples: LayerSamples, fc1: Floats, fc2: Floats) -> tuple[Floats, Floats, Floats]:
-    """The start in units of each neuron's error, so that a logistic of the score means "
-    "something."""
+    """The start in units of each neuron's error, so that a logistic of the score means
+    something."""
     x = samples.inputs[: min(samples.train, 2048)]
     error = (x @ (samples.gate - fc2 @ fc1).T).std(0)
     spread = (x @ fc1.T @ fc2.T).std(0)  # an error under a twentieth of it is as good as none

@@ -87,8 +87,8 @@ def simulated_misses(active: NDArray[np.bool_], slots: int) -> NDArray[np.bool_]
 
 
 def mean_run(missed: NDArray[np.bool_], order: NDArray[np.int64] | None = None) -> float:
-    """Mean number of neighbouring misses that become one read, with neurons in `order` on "
-    "storage."""
+    """Mean number of neighbouring misses that become one read, with neurons in `order` on
+    storage."""
     placed = missed if order is None else missed[:, order]
     starts = placed[:, :1].sum() + (placed[:, 1:] & ~placed[:, :-1]).sum()
     return float(placed.sum() / starts) if starts else 1.0

@@ -199,7 +199,8 @@ def _measure(path: Path, quick: bool) -> DeviceProfile:
         random.append(RandomRead(block, depth, backend, rate, reads))
         return random[-1]
 
-    trial = [measure(16 << 10, d, b) for b in backends for d in ((16, 64, 128) if quick else DEPTHS)]
+    depths = (16, 64, 128) if quick else DEPTHS
+    trial = [measure(16 << 10, d, b) for b in backends for d in depths]
     fastest = max(r.bytes_per_second for r in trial)
     # The least depth within 5 % of the best: more in flight only costs memory and latency.
     chosen = min((r for r in trial if r.bytes_per_second >= 0.95 * fastest), key=lambda r: r.depth)

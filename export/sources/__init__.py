@@ -51,8 +51,8 @@ class Source(Protocol):
     def encoded_rows(
         self, name: str, ids: NDArray[np.int64], form: BlockFormat
     ) -> NDArray[np.uint8] | None:
-        """The same as bytes (len(ids), row_bytes) when the source already has this format, else "
-        "None."""
+        """The same as bytes (len(ids), row_bytes) when the source already has this format, else
+        None."""
         ...
 
 
