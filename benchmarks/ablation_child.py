@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ablation_rows import Row
 from benchmarks.capped import throttle
+from benchmarks.task_file import read_task
 
 PHASES = ("full", "slow")
 COUNTERS = ("total_ns", "wait_ns", "upkeep_ns", "predict_ns", "io_busy_ns", "io_bytes", "io_reads")
@@ -109,7 +109,7 @@ def _raw_rate(task: Task, out: dict[str, object]) -> float:
 
 
 def main() -> None:
-    task = pickle.loads(Path(sys.argv[1]).read_bytes())
+    task = read_task(Path(sys.argv[1]), Task)
     print(json.dumps(run(task)))
 
 

@@ -7,7 +7,6 @@ the end of input ends it.
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ablation_rows import ROWS, row_plan
 from benchmarks.active_sets import generate
+from benchmarks.task_file import read_task
+from penstock.loaders.probe import DeviceProfile
 
 CONTEXT = 64
 
@@ -31,7 +32,7 @@ class Job:
     role: str  # 'dense', 'sparse', 'window', 'llama', 'llama-mmap'
     model: str
     threads: int
-    profile: Any = None
+    profile: DeviceProfile | None = None
     budget: int = 0
 
 
@@ -50,6 +51,8 @@ class Ours:
 
         bundle = open_bundle(job.model)
         sets = generate(bundle.layers, bundle.neurons, 48)
+        if job.profile is None:
+            raise ValueError(f"{job.role} needs the storage's profile")
         if job.role == "window":
             plan = row_plan(bundle, job.profile, ROWS[-1], sets, job.budget, job.threads)
         else:
@@ -112,7 +115,7 @@ class LlamaCpp:
 
 
 def main() -> None:
-    job: Job = pickle.loads(Path(sys.argv[1]).read_bytes())
+    job = read_task(Path(sys.argv[1]), Job)
     contender: Contender = LlamaCpp(job) if job.role.startswith("llama") else Ours(job)
     _say({"ready": job.role})
     for line in sys.stdin:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import sys
 import time
 from dataclasses import replace
@@ -36,6 +35,7 @@ from benchmarks.active_sets import ActiveSets, Targets, generate
 from benchmarks.capped import Cage, drop_caches
 from benchmarks.machine import describe
 from benchmarks.synthetic import SHAPES, write_bundle
+from benchmarks.task_file import write_task
 
 CHILD = Path(__file__).with_name("ablation_child.py")
 SLOW_RATE = 1_000_000_000
@@ -145,12 +145,12 @@ class Ablation:
         return out
 
     def _command(self, task: Task) -> list[str]:
-        file = self.args.work / "task.pickle"
-        file.write_bytes(pickle.dumps(task))
+        file = self.args.work / "task.json"
+        write_task(file, task)
         return [sys.executable, str(CHILD), str(file)]
 
     def clean(self) -> None:
-        (self.args.work / "task.pickle").unlink(missing_ok=True)
+        (self.args.work / "task.json").unlink(missing_ok=True)
         if not self.kept and not self.args.keep:
             self.path.unlink(missing_ok=True)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from benchmarks.capped import Cage, drop_caches
 from benchmarks.decode_child import Job
 from benchmarks.machine import describe, storage_lines
 from benchmarks.synthetic import SHAPES, write_bundle, write_gguf
+from benchmarks.task_file import write_task
 
 CHILD = Path(__file__).with_name("decode_child.py")
 DENSE_BAR, SPARSE_BAR = 0.9, 1.5
@@ -50,8 +50,8 @@ class Contender:
     def __init__(self, job: Job, work: Path, cap: int | None) -> None:
         self.job = job
         self.cage = Cage(cap)
-        file = work / f"job-{job.role}.pickle"
-        file.write_bytes(pickle.dumps(job))
+        file = work / f"job-{job.role}.json"
+        write_task(file, job)
         self.child: subprocess.Popen[str] = self.cage.start([sys.executable, str(CHILD), str(file)])
         self._answer()
         file.unlink()
