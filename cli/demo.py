@@ -39,11 +39,21 @@ def demo(
     feed-forward weights in memory, then in exact mode, which must tell the same story as dense
     evaluation does. Nothing is downloaded.
     """
-    from penstock.runtime.embedded import demo_run, demo_settings, embedded_model
+    from penstock.runtime.embedded import (
+        check_setting,
+        demo_run,
+        demo_settings,
+        embedded_model,
+    )
 
     path = embedded_model()
     runs: list[DemoRun] = []
-    for setting in demo_settings(memory):
+    settings = demo_settings(memory)
+    for setting in settings:
+        check_setting(
+            path, setting
+        )  # a budget that is too small is refused before anything is told
+    for setting in settings:
         if not as_json:
             print(f"--- {setting.name}\n{prompt}", end="", flush=True)
         run = demo_run(

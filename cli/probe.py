@@ -14,7 +14,7 @@ from penstock.cli.options import examples
 EXAMPLES = examples(
     "penstock probe",
     "penstock probe /mnt/models/model.gguf",
-    "penstock probe --quick --json | jq .sequential_bytes_per_second",
+    "penstock probe --quick --json | jq .profile.sequential_bytes_per_second",
 )
 
 

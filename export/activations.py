@@ -31,12 +31,10 @@ def sparse_activation(name: str, where: str, threshold: float | None = None) -> 
     if found is None:
         raise UnsupportedModelError(
             f"{where} is '{name}', which is never exactly zero: every neuron takes part in every "
-            "token, "
-            "so there is nothing for the neuron window to skip. Supported: relu, relu2, fatrelu, "
-            "drelu. "
-            "Instead, stream the model layer by layer from a GGUF file (`penstock run model.gguf "
-            "--memory 4GiB`, which takes any model), or export a checkpoint of it that was trained "
-            "for sparsity, such as ProSparse, ReluLLaMA or TurboSparse."
+            "token, so there is nothing for the neuron window to skip. Supported: relu, relu2, "
+            "fatrelu, drelu. Instead, export a checkpoint of it that was trained for sparsity, "
+            "such as ProSparse, ReluLLaMA or TurboSparse, or run it as an ordinary GGUF file with "
+            "llama.cpp."
         )
     if found != "fatrelu":
         return found, 0.0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -130,6 +130,14 @@ def write_bundle(
         check_bundle(read_gguf(temporary))
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last. Where folders cannot be synced, the file is whole all the same."""
+    handle = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):
+        os.fsync(handle)
+    os.close(handle)
+
+
 @contextmanager
 def partial_file(out: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """A file under a temporary name that becomes `out`, whole and synced, or leaves nothing."""
@@ -140,11 +148,7 @@ def partial_file(out: Path) -> Iterator[tuple[IO[bytes], Path]]:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, out)
-        folder = os.open(out.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(out.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(

@@ -155,14 +155,17 @@ def _run(
     token_bytes = 4 * bundle.layers * (bundle.width + bundle.neurons)
     batch = int(np.clip(CAPTURE_BYTES // token_bytes, 8, min(256, window)))
     engine = FlashEngine.open_dense(bundle, context=window, batch=batch, threads=threads)
+    batch = engine.plan.batch  # less than asked for where memory is short
     inputs = np.zeros((bundle.layers, batch, bundle.width), np.float32)
     hidden = np.zeros((bundle.layers, batch, bundle.neurons), np.float32)
     engine.decoder.capture(inputs, hidden)
-    for ids in windows:
-        engine.reset()
-        for at in range(0, len(ids), batch):
-            chunk = np.array(ids[at : at + batch], np.int32)
-            engine.prefill(chunk, at)
-            kept.append(inputs[:, : len(chunk)], hidden[:, : len(chunk)])
-            tick(len(chunk))
-    engine.decoder.capture(None, None)
+    try:
+        for ids in windows:
+            engine.reset()
+            for at in range(0, len(ids), batch):
+                chunk = np.array(ids[at : at + batch], np.int32)
+                engine.prefill(chunk, at, batched=True)
+                kept.append(inputs[:, : len(chunk)], hidden[:, : len(chunk)])
+                tick(len(chunk))
+    finally:
+        engine.decoder.capture(None, None)

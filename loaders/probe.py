@@ -22,6 +22,7 @@ from penstock.errors import StorageError
 PROFILE_VERSION = 1
 BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 DEPTHS = (1, 4, 16, 64, 128, 256)
+QUICK_SECONDS = 24 * 3600.0  # a quick profile is measured again after a day
 QUICK_BYTES = 2 << 20  # a quick probe runs inside a model's budget, before the model is loaded
 
 
@@ -94,6 +95,8 @@ def probe(path: str | os.PathLike[str], *, quick: bool = False) -> DeviceProfile
         StorageError: nothing there can be read or written.
     """
     target = Path(path)
+    if not target.exists():
+        raise StorageError(f"{target}: no such file or folder")
     if target.is_file() and target.stat().st_size >= (1 if quick else 8) << 20:
         return _measure(target, quick)
     folder = target if target.is_dir() else target.parent
@@ -136,7 +139,9 @@ def cached_profile(path: str | os.PathLike[str]) -> DeviceProfile | None:
         if raw.pop("version") != PROFILE_VERSION:
             return None
         raw["random"] = tuple(RandomRead(**entry) for entry in raw["random"])
-        return DeviceProfile(**raw)
+        profile = DeviceProfile(**raw)
+        stale = profile.quick and time.time() - profile.measured_at > QUICK_SECONDS
+        return None if stale else profile
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # absent or damaged: it is only a cache
 

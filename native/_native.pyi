@@ -219,7 +219,7 @@ class Decoder:
 
     def capture(self, inputs: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')] | None, hidden: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu')] | None) -> None:
         """
-        Copy each FFN's input and hidden activations in coming prefills; None stops it.
+        Copy each FFN's input and hidden activations in coming prefills; None stops it. The caller keeps the arrays alive until then.
         """
 
     def script(self, ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:

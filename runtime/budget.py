@@ -60,17 +60,42 @@ def format_size(nbytes: float) -> str:
     return f"{value:.3g} {units[0]}"
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: a container's, not the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def available_memory() -> int:
-    """Bytes that this process could take without swapping: the system's and its cgroup's limit."""
-    limits = [_system_available()]
-    for name in ("memory/memory.limit_in_bytes", "memory.max"):
-        try:
-            text = (Path("/sys/fs/cgroup") / name).read_text().strip()
-        except OSError:
+    """Bytes that this process could take without swapping: the system's, and its cgroup's rest."""
+    return max(0, min([_system_available(), *_cgroup_rests()]))
+
+
+def _cgroup_rests(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Limit less use of this process's memory cgroup and of each one above it, v1 or v2."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    rests = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # v2
+            base, limit, used = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
             continue
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)
+        group = base / path.lstrip("/")
+        for folder in (group, *(p for p in group.parents if p.is_relative_to(base))):
+            try:
+                most, now = (folder / limit).read_text().strip(), (folder / used).read_text()
+            except OSError:
+                continue
+            if most.isdigit():
+                rests.append(int(most) - int(now))
+    return rests
 
 
 def _system_available() -> int:

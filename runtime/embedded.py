@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from penstock.errors import StorageError
-from penstock.runtime.load import load
+from penstock.runtime.load import load, plan
 from penstock.runtime.run_stats import RunStats
 from penstock.runtime.sampling import SamplingParams
 
@@ -66,6 +66,17 @@ def demo_settings(memory: str | None = None) -> list[DemoSetting]:
         return [DemoSetting(memory, "predictor", None, memory), exact, dense]
     shares = (1.0, 0.5, 0.25)
     return [DemoSetting(f"{s:.0%} resident", "predictor", s) for s in shares] + [exact, dense]
+
+
+def check_setting(model: str | os.PathLike[str], setting: DemoSetting) -> None:
+    """Raise BudgetError now if the model does not fit the setting's budget."""
+    plan(
+        model,
+        memory=setting.memory,
+        ffn_resident=setting.ffn_resident,
+        exact=setting.mode == "exact",
+        dense=setting.mode == "dense",
+    )
 
 
 def demo_run(

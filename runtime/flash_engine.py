@@ -92,20 +92,26 @@ class FlashEngine:
         return FlashEngine(bundle, make_plan(bundle, load_profile(bundle.path), options))
 
     def prefill(
-        self, tokens: NDArray[np.int32], position: int | None = None, *, all_logits: bool = False
+        self,
+        tokens: NDArray[np.int32],
+        position: int | None = None,
+        *,
+        all_logits: bool = False,
+        batched: bool = False,
     ) -> NDArray[np.float32]:
         """Run a prompt; logits (tokens, vocab) if all are wanted, else (vocab,) of the last.
 
         Args:
             tokens: (n,) int32.
             position: of the first token; None continues.
+            batched: stream whole layers even for a few tokens, as capturing needs.
         """
         tokens = np.ascontiguousarray(tokens, np.int32)
         start = self.length if position is None else position
         self._check(tokens, start)
         rows = tokens.size if all_logits else 1
         logits = np.empty((rows, self.vocab), np.float32)
-        short = tokens.size < PREFILL_TOKENS and not all_logits
+        short = tokens.size < PREFILL_TOKENS and not all_logits and not batched
         streams = any(layer.residency != "resident" for layer in self.plan.layers)
         with self._exclusive():
             if short and streams:

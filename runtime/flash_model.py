@@ -35,6 +35,7 @@ class FlashModel:
         self.finish_reason: str | None = None
         self._cached: list[int] = []  # tokens in the KV cache
         self._template: ChatTemplate | None = None
+        self._turn = 0  # which generation owns the KV cache
         self._generated = self._generated_bytes = self._generated_ns = 0
 
     @property
@@ -98,6 +99,8 @@ class FlashModel:
         logits = np.empty((1, self.engine.vocab), np.float32)
         token = np.empty(1, np.int32)
         history = list(ids)
+        self._turn += 1
+        turn = self._turn
         logits[0] = self._prompt(ids)
         self.finish_reason = "length"
         for count in range(params.max_tokens):
@@ -109,6 +112,7 @@ class FlashModel:
             piece, stopped = stops.push(text.push(chosen))
             if piece:
                 yield piece
+                self._still_mine(turn)
             if stopped:
                 self.finish_reason = "stop"
                 return
@@ -123,6 +127,13 @@ class FlashModel:
         rest = piece if stopped else piece + stops.flush()
         if rest:
             yield rest
+
+    def _still_mine(self, turn: int) -> None:
+        if turn != self._turn:
+            raise UsageError(
+                "another generation has started on this model, which has one context; finish or "
+                "drop this one first, or load the model twice"
+            )
 
     def _prompt(self, ids: list[int]) -> NDArray[np.float32]:
         """Run what of the prompt is not in the cache yet: a chat keeps its earlier turns."""
@@ -156,6 +167,7 @@ class FlashModel:
 
     def reset(self) -> None:
         """Forget the conversation and empty the windows."""
+        self._turn += 1
         self._cached = []
         self.engine.reset()
 

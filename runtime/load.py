@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from penstock.errors import FormatError, UnsupportedModelError
+from penstock.errors import FormatError, UnsupportedModelError, UsageError
 from penstock.loaders.bundle import Bundle, check_bundle, is_bundle
 from penstock.loaders.gguf_file import read_gguf
 from penstock.loaders.probe import load_profile
@@ -32,7 +32,7 @@ def load(
     Args:
         path: a Penstock bundle.
         memory: '24MiB', '2GiB', bytes, or '50%' of the file; None: up to 80 % of the free memory.
-        ffn_resident: share of the feed-forward weights in memory, instead of `memory`.
+        ffn_resident: share of the feed-forward weights in memory; with `memory`, at most that.
         exact: the same tokens as dense evaluation, always; predictors are not used.
         dense: compute every neuron, for comparison.
         context: tokens of the KV cache; None: what the model was made for, at most 2,048.
@@ -76,6 +76,8 @@ def _plan(
     context: int | None,
     threads: int | None,
 ) -> tuple[Bundle, Plan]:
+    if exact and dense:
+        raise UsageError("exact and dense are two ways to evaluate; ask for one")
     file = read_gguf(Path(path))
     if not is_bundle(file):
         arch = file.metadata.get("general.architecture", "unknown")

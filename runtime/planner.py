@@ -8,13 +8,12 @@ the layer where a byte of memory saves most bytes of reading.
 from __future__ import annotations
 
 import heapq
-import os
 from dataclasses import dataclass
 
 from penstock.errors import BudgetError, UsageError
 from penstock.loaders.bundle import Bundle
 from penstock.loaders.probe import DeviceProfile
-from penstock.runtime.budget import available_memory, format_size
+from penstock.runtime.budget import available_memory, format_size, usable_cores
 from penstock.runtime.plan import LayerPlan, Plan
 from penstock.runtime.program import Hyperparameters
 
@@ -25,6 +24,8 @@ SLOT_TABLE, NEURON_TABLE = 48, 8  # NeuronWindow::table_bytes
 # What buffers are charged for, whatever was measured: the least budget must not depend on noise.
 MERGE_GAP_MOST = 32 << 10
 DEPTH_MOST = 256
+THREADS_MOST = 32  # each read of that back end holds a thread and its stacks
+COMPUTE_THREADS_MOST = 256
 MODES = ("predictor", "exact", "dense")
 
 
@@ -53,7 +54,9 @@ def make_plan(bundle: Bundle, profile: DeviceProfile, options: PlanOptions) -> P
     context = options.context or min(config.context, 2048)
     if not 1 <= context <= config.context:
         raise UsageError(f"context must be 1 to {config.context} tokens, not {context}")
-    threads = options.threads or os.cpu_count() or 1
+    threads = options.threads or min(usable_cores(), COMPUTE_THREADS_MOST)
+    if not 1 <= threads <= COMPUTE_THREADS_MOST:
+        raise UsageError(f"threads must be 1 to {COMPUTE_THREADS_MOST}, not {threads}")
     least = _Fixed.of(bundle, config, options.mode, context, 8, bundle.stride * 32)
     if options.memory is None and options.ffn_share is not None:
         allowed = least.total + bundle.ffn_bytes + (64 << 20)
@@ -62,15 +65,16 @@ def make_plan(bundle: Bundle, profile: DeviceProfile, options: PlanOptions) -> P
     if least.total > allowed:
         raise BudgetError(
             f"{bundle.path} needs at least {format_size(least.total)} ({least.total} bytes) with "
-            f"a context of {context} tokens, the budget is {format_size(allowed)}. Allow more, or "
-            "a shorter --context.",
+            f"a context of {context} tokens (weights {format_size(least.weights)}, tokenizer "
+            f"{format_size(least.tokenizer)}, KV cache {format_size(least.kv_cache)}); the budget "
+            f"is {format_size(allowed)}. Allow more, or a shorter --context.",
             least.total,
         )
     fixed = _with_buffers(bundle, config, options, context, allowed, least)
     left = allowed - fixed.total
     if options.ffn_share is not None:
         left = min(left, int(options.ffn_share * bundle.ffn_bytes) + bundle.layers * PAGE)
-    layers = _spend(bundle, options.mode, left)
+    layers = _spend(bundle, options.mode, left, profile.alignment)
     return _assemble(bundle, profile, options, fixed, context, threads, layers, least.total)
 
 
@@ -120,7 +124,9 @@ class _Fixed:
         names = {q.fc1.name for q in b.predictors if q} | {q.fc2.name for q in b.predictors if q}
         names |= {q.bias.name for q in b.predictors if q and q.bias}
         weights = sum(_pages(t.nbytes) for name, t in b.resident.items() if name not in names)
-        predictors = sum(_pages(q.fc1.nbytes) + _pages(q.fc2.nbytes) + PAGE for q in used)
+        predictors = sum(
+            _pages(t.nbytes) for q in used for t in (q.fc1, q.fc2, q.bias) if t is not None
+        )
         kv_width = c.kv_heads * c.head_dim
         kv_cache = 2 * c.layers * _pages(context * kv_width * 2)
         widths = 3 * c.width + 2 * c.heads * c.head_dim + 2 * kv_width + c.width
@@ -173,12 +179,12 @@ class _Layer:
         return int((self.steps[self.at + 1][0] - self.steps[self.at][0]) * neurons * self.slot) + 1
 
 
-def _spend(bundle: Bundle, mode: str, left: int) -> list[LayerPlan]:
+def _spend(bundle: Bundle, mode: str, left: int, alignment: int) -> list[LayerPlan]:
     n, stride = bundle.neurons, bundle.stride
     whole = bundle.layers * _pages(n * stride)
     if left >= whole:
         return [_resident(bundle, i, mode) for i in range(bundle.layers)]
-    layers = [_layer(bundle, mode, i) for i in range(bundle.layers)]
+    layers = [_layer(bundle, mode, i, alignment) for i in range(bundle.layers)]
     # exact mode: a layer whose up rows do not fit is streamed whole, which is exact as well.
     for layer in layers:
         if layer.entry > left:
@@ -204,7 +210,7 @@ def _spend(bundle: Bundle, mode: str, left: int) -> list[LayerPlan]:
     return [_planned(bundle, mode, i, layer, share[i]) for i, layer in enumerate(layers)]
 
 
-def _layer(bundle: Bundle, mode: str, index: int) -> _Layer:
+def _layer(bundle: Bundle, mode: str, index: int, alignment: int) -> _Layer:
     profile, predictor = bundle.profiles[index], bundle.predictors[index]
     if mode == "dense" or (mode == "predictor" and predictor is None):
         return _Layer("stream", 0, bundle.stride, [(0.0, 1.0), (1.0, 0.0)])
@@ -220,7 +226,7 @@ def _layer(bundle: Bundle, mode: str, index: int) -> _Layer:
     if not exact:
         return _Layer("window", 0, bundle.stride + SLOT_TABLE, _hull(curve))
     up = (bundle.rows - 1) * bundle.row_bytes
-    slot = bundle.stride - up // 512 * 512
+    slot = bundle.stride - up // max(alignment, 1) * max(alignment, 1)
     return _Layer("exact", _pages(bundle.neurons * up), slot + SLOT_TABLE, _hull(curve))
 
 
@@ -289,6 +295,7 @@ def _assemble(
     for layer in layers:
         touched += _touched(bundle, options.mode, layer)
     seconds = storage + touched / p.memory_bytes_per_second
+    backend = options.backend or p.backend
     direct = p.direct and bundle.stride % max(p.alignment, 1) == 0
     return Plan(
         path=bundle.path,
@@ -310,8 +317,8 @@ def _assemble(
         staging=fixed.staging,
         merge_gap=min(p.merge_gap, MERGE_GAP_MOST),
         read_max=1 << 20,
-        depth=min(options.depth or p.depth, DEPTH_MOST),
-        backend=options.backend or p.backend,
+        depth=min(options.depth or p.depth, THREADS_MOST if backend == "threads" else DEPTH_MOST),
+        backend=backend,
         direct=direct,
         window_tokens=options.window_tokens,
         read_bytes=read,

@@ -40,7 +40,8 @@ class RunStats:
         effective_throughput: bytes of storage reads over the time with a read in flight.
         raw_throughput: what the probe measured at the bundle's size.
         storage, upkeep, predict, compute: where the time went; they add up to total.
-        weights_memory: what the engine allocated; peak_memory: the whole process, at most.
+        weights_memory: what the engine allocated, and the plan's figure for the tokenizer;
+            peak_memory: the whole process at most, Python and libraries included.
     """
 
     tokens: int
@@ -79,12 +80,12 @@ class RunStats:
                 f"window hit rate   {100 * self.hit_rate:.1f} %, "
                 f"{100 * self.merged:.0f} % of misses merged",
                 f"throughput        {format_size(self.effective_throughput)}/s, "
-                f"raw {format_size(self.raw_throughput)}/s at this block size",
+                f"raw {format_size(self.raw_throughput)}/s for single bundles",
                 f"time              {self.total:.2f} s: storage {share(self.storage)}, "
                 f"upkeep {share(self.upkeep)}, predictors {share(self.predict)}, "
                 f"compute {share(self.compute)}",
-                f"memory            {format_size(self.weights_memory)} for the model, "
-                f"{format_size(self.peak_memory)} peak of the process",
+                f"memory            {format_size(self.weights_memory)} model and tokenizer, "
+                f"{format_size(self.peak_memory)} process peak with Python and libraries",
             ]
         )
 
@@ -131,7 +132,7 @@ def collect(
         predict=predict,
         compute=max(0.0, total - storage - upkeep - predict),
         tokens_per_second=generated / (generated_ns * 1e-9) if generated_ns else 0.0,
-        weights_memory=engine.decoder.memory_bytes,
+        weights_memory=engine.decoder.memory_bytes + engine.plan.tokenizer,
         peak_memory=peak_memory(),
         layers=tuple(layers),
     )

@@ -46,9 +46,7 @@ def find(config: HFConfig) -> Architecture:
         known += module.MODEL_TYPES
     raise UnsupportedModelError(
         f"{config.path}: model type '{model_type}' is not supported for neuron streaming. "
-        "Supported: "
-        f"{', '.join(known)}. Any GGUF can be streamed layer by layer: penstock run model.gguf "
-        "--memory 4GiB."
+        f"Supported: {', '.join(known)}. Others run as ordinary GGUF files with llama.cpp."
     )
 
 

@@ -127,13 +127,12 @@ def _read_spec(file: GGUFFile, activation: str | None) -> ModelSpec:
     if arch not in _ARCHITECTURES:
         raise UnsupportedModelError(
             f"{file.path}: architecture '{arch}' is not supported for neuron streaming. Supported: "
-            f"{', '.join(_ARCHITECTURES)}. Any GGUF runs layer by layer: penstock run {file.path} "
-            "--memory 4GiB."
+            f"{', '.join(_ARCHITECTURES)}. Others run as they are with llama.cpp."
         )
     if f"{arch}.expert_count" in file.metadata and file.get_int(f"{arch}.expert_count") > 0:
         raise UnsupportedModelError(
-            f"{file.path}: a mixture of experts; run it as it is: penstock run {file.path} "
-            "--memory 4GiB"
+            f"{file.path}: a mixture of experts, which is not supported; it runs as it is with "
+            "llama.cpp"
         )
     _, norm_rms, gated = _ARCHITECTURES[arch]
     name, threshold = _activation(file, arch, activation)

@@ -115,8 +115,8 @@ void bind_decoder(nb::module_ & m) {
         .def("forward", &forward, "tokens"_a, "position"_a, "logits"_a, "decode"_a, "seed"_a,
              "Run tokens at `position`; logits (1 or tokens, vocabulary) are written in place.")
         .def("reset_windows", &Decoder::reset_windows, "Empty every window.")
-        .def("capture", &capture, "inputs"_a.none(), "hidden"_a.none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(),
-             "Copy each FFN's input and hidden activations in coming prefills; None stops it.")
+        .def("capture", &capture, "inputs"_a.none(), "hidden"_a.none(),
+             "Copy each FFN's input and hidden activations in coming prefills; None stops it. The caller keeps the arrays alive until then.")
         .def("script", [](Decoder & d, Ids ids, Offsets offsets) {
                 d.script({ids.data(), ids.data() + ids.size()}, {offsets.data(), offsets.data() + offsets.size()});
              }, "ids"_a, "offsets"_a, "Ablations: take these active sets instead of the predictor's.")

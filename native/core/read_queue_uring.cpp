@@ -57,6 +57,7 @@ public:
     }
 
     uint64_t submit(const Read * reads, size_t count) override {
+        if (!broken_.empty()) throw StorageError(broken_);
         if (tail_ + count - done_ > entries_.size()) throw ArgumentError("too many reads outstanding");
         const uint64_t first = tail_;
         for (size_t i = 0; i < count; ++i) entries_[(tail_ + i) % entries_.size()] = {reads[i], false};
@@ -67,7 +68,10 @@ public:
     }
 
     void wait(uint64_t end) override {
-        while (done_ < end) step(1);
+        while (done_ < end) {
+            if (!broken_.empty()) throw StorageError(broken_);
+            step(1);
+        }
         if (!failure_.empty()) {
             const std::string why = failure_;
             drain();
@@ -80,7 +84,7 @@ public:
     }
 
     void drain() noexcept override {
-        while (done_ < tail_) step(1);
+        while (done_ < tail_ && broken_.empty()) step(1);
         failure_.clear();
     }
 
@@ -134,9 +138,7 @@ private:
         // EINTR, EAGAIN and EBUSY pass: the loop in wait() and drain() comes again. Anything else
         // will not: give up on what is queued instead of asking for ever.
         if (n < 0 && errno != EINTR && errno != EAGAIN && errno != EBUSY) {
-            if (failure_.empty()) failure_ = file_.path() + ": io_uring failed: " + std::strerror(errno);
-            done_ = next_ = tail_;
-            flying_ = unsubmitted_ = 0;
+            broken_ = file_.path() + ": io_uring failed: " + std::strerror(errno) + "; load the model again";
         }
     }
 
@@ -191,6 +193,7 @@ private:
     uint64_t next_ = 0, tail_ = 0, done_ = 0;  // in the kernel below next_, all done below done_
     uint32_t flying_ = 0, unsubmitted_ = 0;
     std::string failure_;
+    std::string broken_;  // the ring itself failed: reads may still be under way, nothing more is accepted
     ReadTotals totals_;
     uint64_t busy_since_ = 0;
 };

@@ -5,6 +5,7 @@ import penstock
 model = penstock.load("storyteller.gguf", memory="24MiB")
 for piece in model.generate("Once upon a time", max_tokens=64):
     print(piece, end="", flush=True)
+print()
 print(model.stats())
 """
 

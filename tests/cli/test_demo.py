@@ -26,6 +26,7 @@ def test_json(cli: Cli) -> None:
     read = [run["stats"]["per_token_bytes"] for run in document["runs"]]
     assert read[0] == read[4] == 0
     assert min(read[1:4]) > 0
+    assert read[2] > read[1]  # less memory, more reading
 
 
 def test_text_and_table(cli: Cli) -> None:

@@ -1,0 +1,56 @@
+"""Generation through one context: what is kept, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+import penstock
+from penstock.errors import UsageError
+from penstock.runtime.embedded import embedded_model
+from penstock.runtime.flash_model import FlashModel
+
+PROMPT = "Once upon a time there was a king who"
+OTHER = "The old woman took the golden ring and"
+
+
+@pytest.fixture
+def model() -> FlashModel:
+    return penstock.load(embedded_model(), dense=True, context=256)
+
+
+def test_a_generation_that_another_one_replaced_is_refused(model: FlashModel) -> None:
+    first = model.generate(PROMPT, max_tokens=16)
+    next(first)
+    fresh = "".join(penstock.load(embedded_model(), dense=True).generate(OTHER, max_tokens=12))
+    assert "".join(model.generate(OTHER, max_tokens=12)) == fresh
+    with pytest.raises(UsageError, match="another generation has started"):
+        next(first)
+    assert "".join(model.generate(OTHER, max_tokens=12)) == fresh
+
+
+def test_an_earlier_turn_is_kept_and_gives_the_same_text(model: FlashModel) -> None:
+    text = "".join(model.generate(PROMPT, max_tokens=20))
+    model.reset_stats()
+    again = "".join(model.generate(PROMPT + text[:10], max_tokens=8))
+    fresh = penstock.load(embedded_model(), dense=True, context=256)
+    assert "".join(fresh.generate(PROMPT + text[:10], max_tokens=8)) == again
+    assert model.stats().tokens < fresh.stats().tokens  # the shared beginning was not run again
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 100_000])
+def test_absurd_threads_are_refused(threads: int) -> None:
+    if threads == 0:  # means: choose
+        assert penstock.plan(embedded_model(), threads=threads).threads >= 1
+        return
+    with pytest.raises(UsageError, match="threads must be 1 to 256"):
+        penstock.load(embedded_model(), threads=threads)
+
+
+def test_exact_and_dense_together_are_refused() -> None:
+    with pytest.raises(UsageError, match="ask for one"):
+        penstock.load(embedded_model(), exact=True, dense=True)
+
+
+def test_an_unknown_option_is_refused(model: FlashModel) -> None:
+    with pytest.raises(UsageError, match="unknown generation option"):
+        list(model.generate(PROMPT, tmperature=1))
