@@ -8,7 +8,8 @@ the layer where a byte of memory saves most bytes of reading.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from penstock.errors import BudgetError, UsageError
 from penstock.loaders.bundle import Bundle
@@ -226,7 +227,7 @@ def _layer(bundle: Bundle, mode: str, index: int, alignment: int) -> _Layer:
     if not exact:
         return _Layer("window", 0, bundle.stride + SLOT_TABLE, _hull(curve))
     up = (bundle.rows - 1) * bundle.row_bytes
-    slot = bundle.stride - up // max(alignment, 1) * max(alignment, 1)
+    slot = _slot_bytes(bundle, "exact", alignment)
     return _Layer("exact", _pages(bundle.neurons * up), slot + SLOT_TABLE, _hull(curve))
 
 
@@ -287,8 +288,10 @@ def _assemble(
     bundle: Bundle, p: DeviceProfile, options: PlanOptions, fixed: _Fixed, context: int,
     threads: int, layers: list[LayerPlan], least: int,
 ) -> Plan:  # fmt: skip
-    read = sum(layer.read_bytes for layer in layers)
+    merge_gap = min(p.merge_gap, MERGE_GAP_MOST)
     scattered = sum(layer.read_bytes for layer in layers if layer.residency != "stream")
+    layers = [_with_gaps(bundle, layer, merge_gap, p.alignment) for layer in layers]
+    read = sum(layer.read_bytes for layer in layers)
     storage = scattered / p.random_bytes_per_second(bundle.stride)
     storage += (read - scattered) / p.sequential_bytes_per_second
     touched = float(fixed.weights + fixed.predictors)
@@ -315,7 +318,7 @@ def _assemble(
         ffn_whole=bundle.ffn_bytes,
         layers=tuple(layers),
         staging=fixed.staging,
-        merge_gap=min(p.merge_gap, MERGE_GAP_MOST),
+        merge_gap=merge_gap,
         read_max=1 << 20,
         depth=min(options.depth or p.depth, THREADS_MOST if backend == "threads" else DEPTH_MOST),
         backend=backend,
@@ -325,6 +328,32 @@ def _assemble(
         tokens_per_second=1.0 / max(seconds, 1e-9),
         profile=p,
     )
+
+
+def _with_gaps(bundle: Bundle, layer: LayerPlan, merge_gap: int, alignment: int) -> LayerPlan:
+    """Add the gaps that merged reads read through, with misses spread at random over the layer.
+
+    Gaps are then exponential with mean g, and of each the reader takes those up to G:
+    g (1 - exp(-G / g) (1 + G / g)) bytes a miss. The neuron order makes the truth a little less.
+    """
+    if layer.residency not in ("window", "exact") or layer.read_bytes <= 0 or merge_gap <= 0:
+        return layer
+    slot = _slot_bytes(bundle, layer.residency, alignment)
+    misses = layer.read_bytes / slot
+    gap = bundle.neurons / misses * bundle.stride - slot
+    if gap <= 0:
+        return layer
+    ratio = merge_gap / gap
+    through = misses * gap * (1 - math.exp(-ratio) * (1 + ratio))
+    return replace(layer, read_bytes=layer.read_bytes + through)
+
+
+def _slot_bytes(bundle: Bundle, residency: str, alignment: int) -> int:
+    """Bytes of a bundle that a slot holds; in exact mode from the block of the down row on."""
+    if residency != "exact":
+        return bundle.stride
+    up = (bundle.rows - 1) * bundle.row_bytes
+    return bundle.stride - up // max(alignment, 1) * max(alignment, 1)
 
 
 def _touched(bundle: Bundle, mode: str, layer: LayerPlan) -> float:
