@@ -29,7 +29,7 @@ def test_text_to_stdout_and_nothing_else(cli: Cli, tiny_bundle: Path, story: str
 def test_statistics_to_stderr(cli: Cli, tiny_bundle: Path, story: str) -> None:
     result = cli("run", tiny_bundle, PROMPT, *GREEDY, "--stats")
     assert (result.code, result.out) == (0, story + "\n")
-    assert "window hit rate" in result.err and "peak of the process" in result.err
+    assert "window hit rate" in result.err and "process peak" in result.err
 
 
 def test_json(cli: Cli, tiny_bundle: Path, story: str) -> None:
