@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from penstock.runtime.chat_template import ChatTemplate
 from penstock.runtime.detokenizer import Detokenizer
 from penstock.runtime.flash_engine import FlashEngine
 from penstock.runtime.plan import Plan
-from penstock.runtime.run_stats import RunStats, collect
+from penstock.runtime.run_stats import RunStats, Snapshot, collect
 from penstock.runtime.sampling import Sampler, SamplingParams
 from penstock.runtime.stop_strings import StopMatcher
 from penstock.runtime.tokenizer import Tokenizer
@@ -36,7 +35,7 @@ class FlashModel:
         self._cached: list[int] = []  # tokens in the KV cache
         self._template: ChatTemplate | None = None
         self._turn = 0  # which generation owns the KV cache
-        self._generated = self._generated_bytes = self._generated_ns = 0
+        self._prompts = Snapshot()  # what of the native counters prompts took
 
     @property
     def plan(self) -> Plan:
@@ -143,26 +142,25 @@ class FlashModel:
                 break
             kept += 1
         self._cached = self._cached[:kept]
-        out = self.engine.prefill(np.array(ids[kept:], np.int32), kept)
+        before = Snapshot.of(self.engine)
+        try:
+            out = self.engine.prefill(np.array(ids[kept:], np.int32), kept)
+        finally:
+            self._prompts += Snapshot.of(self.engine) - before
         self._cached = list(ids)
         return out
 
     def _decode(self, token: NDArray[np.int32], position: int, logits: NDArray[np.float32]) -> None:
-        before = self.engine.decoder.stats()
-        begin = time.perf_counter_ns()
         self.engine.decode_into(token, position, logits)
-        self._generated_ns += time.perf_counter_ns() - begin
-        self._generated_bytes += self.engine.decoder.stats().io_bytes - before.io_bytes
-        self._generated += 1
         self._cached.append(int(token[0]))
 
     def stats(self) -> RunStats:
         """Bytes, hits, throughput and times since the last reset_stats()."""
-        return collect(self.engine, self._generated, self._generated_bytes, self._generated_ns)
+        return collect(self.engine, self._prompts)
 
     def reset_stats(self) -> None:
         """Start counting anew."""
-        self._generated = self._generated_bytes = self._generated_ns = 0
+        self._prompts = Snapshot()
         self.engine.decoder.reset_stats()
 
     def reset(self) -> None:

@@ -90,20 +90,39 @@ class RunStats:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Snapshot:
-    """Counters at the end of the prompt, so that generation is told apart from it."""
+    """Native counters at one moment. Around prompts, so that generation is told apart from them."""
 
     tokens: int = 0
     read_bytes: int = 0
     total_ns: int = 0
 
+    @staticmethod
+    def of(engine: FlashEngine) -> Snapshot:
+        """What they are now."""
+        native = engine.decoder.stats()
+        return Snapshot(native.tokens, native.io_bytes, native.total_ns)
 
-def collect(
-    engine: FlashEngine, generated: int, generated_bytes: int, generated_ns: int
-) -> RunStats:
-    """Read the native counters."""
+    def __add__(self, other: Snapshot) -> Snapshot:
+        return Snapshot(
+            self.tokens + other.tokens,
+            self.read_bytes + other.read_bytes,
+            self.total_ns + other.total_ns,
+        )
+
+    def __sub__(self, other: Snapshot) -> Snapshot:
+        return Snapshot(
+            self.tokens - other.tokens,
+            self.read_bytes - other.read_bytes,
+            self.total_ns - other.total_ns,
+        )
+
+
+def collect(engine: FlashEngine, prompts: Snapshot) -> RunStats:
+    """Read the native counters; what prompts did not take, generation did."""
     native = engine.decoder.stats()
+    decoded = Snapshot.of(engine) - prompts
     layers = []
     reads = missed = 0
     for i in range(engine.bundle.layers):
@@ -118,9 +137,9 @@ def collect(
     busy = native.io_busy_ns * 1e-9
     return RunStats(
         tokens=native.tokens,
-        generated=generated,
+        generated=decoded.tokens,
         read_bytes=native.io_bytes,
-        per_token_bytes=generated_bytes / generated if generated else 0.0,
+        per_token_bytes=decoded.read_bytes / decoded.tokens if decoded.tokens else 0.0,
         reads=native.io_reads,
         hit_rate=sum(layer.hits for layer in layers) / wanted if wanted else 1.0,
         merged=1.0 - reads / missed if missed else 0.0,
@@ -131,7 +150,7 @@ def collect(
         upkeep=upkeep,
         predict=predict,
         compute=max(0.0, total - storage - upkeep - predict),
-        tokens_per_second=generated / (generated_ns * 1e-9) if generated_ns else 0.0,
+        tokens_per_second=decoded.tokens / (decoded.total_ns * 1e-9) if decoded.total_ns else 0.0,
         weights_memory=engine.decoder.memory_bytes + engine.plan.tokenizer,
         peak_memory=peak_memory(),
         layers=tuple(layers),

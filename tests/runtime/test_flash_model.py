@@ -7,7 +7,9 @@ import pytest
 import penstock
 from penstock.errors import UsageError
 from penstock.runtime.embedded import embedded_model
+from penstock.runtime.flash_engine import FlashEngine
 from penstock.runtime.flash_model import FlashModel
+from penstock.runtime.run_stats import Snapshot
 
 PROMPT = "Once upon a time there was a king who"
 OTHER = "The old woman took the golden ring and"
@@ -35,6 +37,44 @@ def test_an_earlier_turn_is_kept_and_gives_the_same_text(model: FlashModel) -> N
     fresh = penstock.load(embedded_model(), dense=True, context=256)
     assert "".join(fresh.generate(PROMPT + text[:10], max_tokens=8)) == again
     assert model.stats().tokens < fresh.stats().tokens  # the shared beginning was not run again
+
+
+def test_generation_is_told_apart_from_prompts() -> None:
+    def run(tokens: int) -> FlashModel:
+        model = penstock.load(embedded_model(), ffn_resident=0.5)
+        assert len(list(model.generate(PROMPT, max_tokens=tokens))) <= tokens
+        return model
+
+    prompt, whole = run(1).stats(), run(9).stats()
+    assert prompt.read_bytes > 0  # a prompt streams every layer
+    assert prompt.per_token_bytes == prompt.tokens_per_second == 0.0
+    assert whole.per_token_bytes == (whole.read_bytes - prompt.read_bytes) / 8
+    assert 8 / whole.tokens_per_second < whole.total
+
+
+def test_a_generation_that_is_dropped_halfway_is_counted(model: FlashModel) -> None:
+    pieces = model.generate(PROMPT, max_tokens=64)
+    next(pieces)
+    model.reset_stats()  # in its middle
+    for _ in range(4):
+        next(pieces)
+    del pieces
+    assert model.stats().generated == model.stats().tokens >= 4
+
+
+def test_the_native_counters_are_not_read_for_each_token(
+    model: FlashModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def count(engine: FlashEngine) -> Snapshot:
+        nonlocal read
+        read += 1
+        return Snapshot()
+
+    monkeypatch.setattr(Snapshot, "of", count)
+    list(model.generate(PROMPT, max_tokens=16))
+    assert read == 2
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257, 100_000])
