@@ -36,6 +36,7 @@ class FlashModel:
         self._template: ChatTemplate | None = None
         self._turn = 0  # which generation owns the KV cache
         self._prompts = Snapshot()  # what of the native counters prompts took
+        self._generated = 0  # tokens of answers; the last of each may not have been decoded
 
     @property
     def plan(self) -> Plan:
@@ -108,6 +109,7 @@ class FlashModel:
                 self.finish_reason = "stop"
                 break
             history.append(chosen)
+            self._generated += 1
             piece, stopped = stops.push(text.push(chosen))
             if piece:
                 yield piece
@@ -156,11 +158,11 @@ class FlashModel:
 
     def stats(self) -> RunStats:
         """Bytes, hits, throughput and times since the last reset_stats()."""
-        return collect(self.engine, self._prompts)
+        return collect(self.engine, self._prompts, self._generated)
 
     def reset_stats(self) -> None:
         """Start counting anew."""
-        self._prompts = Snapshot()
+        self._prompts, self._generated = Snapshot(), 0
         self.engine.decoder.reset_stats()
 
     def reset(self) -> None:

@@ -33,8 +33,11 @@ class RunStats:
     """Since the last reset. Times are seconds, sizes bytes.
 
     Attributes:
-        tokens: tokens run, prompt and generated.
-        read_bytes: read from storage; per_token_bytes: of generated tokens only.
+        tokens: tokens run, of prompts and decoded.
+        generated: tokens of the answers. The first comes from the prompt's logits, and the last
+            need not be run, so `decoded`, those that were run, may be fewer.
+        read_bytes: read from storage; per_token_bytes: for each decoded token, without prompts.
+        tokens_per_second: decoded tokens over the time they took.
         hit_rate: window hits / neurons wanted.
         merged: share of the neurons read that came with a neighbour's read.
         effective_throughput: bytes of storage reads over the time with a read in flight.
@@ -46,6 +49,7 @@ class RunStats:
 
     tokens: int
     generated: int
+    decoded: int
     read_bytes: int
     per_token_bytes: float
     reads: int
@@ -73,10 +77,10 @@ class RunStats:
 
         return "\n".join(
             [
-                f"tokens            {self.tokens} ({self.generated} generated, "
-                f"{self.tokens_per_second:.1f} per second)",
+                f"tokens            {self.tokens - self.decoded} of prompts, "
+                f"{self.generated} generated, {self.tokens_per_second:.1f} per second",
                 f"read from storage {format_size(self.read_bytes)} in {self.reads} reads, "
-                f"{format_size(self.per_token_bytes)} per generated token",
+                f"{format_size(self.per_token_bytes)} per decoded token",
                 f"window hit rate   {100 * self.hit_rate:.1f} %, "
                 f"{100 * self.merged:.0f} % of misses merged",
                 f"throughput        {format_size(self.effective_throughput)}/s, "
@@ -119,8 +123,8 @@ class Snapshot:
         )
 
 
-def collect(engine: FlashEngine, prompts: Snapshot) -> RunStats:
-    """Read the native counters; what prompts did not take, generation did."""
+def collect(engine: FlashEngine, prompts: Snapshot, generated: int) -> RunStats:
+    """Read the native counters; what prompts did not take, decoding did."""
     native = engine.decoder.stats()
     decoded = Snapshot.of(engine) - prompts
     layers = []
@@ -137,7 +141,8 @@ def collect(engine: FlashEngine, prompts: Snapshot) -> RunStats:
     busy = native.io_busy_ns * 1e-9
     return RunStats(
         tokens=native.tokens,
-        generated=decoded.tokens,
+        generated=generated,
+        decoded=decoded.tokens,
         read_bytes=native.io_bytes,
         per_token_bytes=decoded.read_bytes / decoded.tokens if decoded.tokens else 0.0,
         reads=native.io_reads,

@@ -52,6 +52,18 @@ def test_generation_is_told_apart_from_prompts() -> None:
     assert 8 / whole.tokens_per_second < whole.total
 
 
+@pytest.mark.parametrize("tokens", [1, 12])
+def test_as_many_tokens_are_generated_as_were_asked_for(model: FlashModel, tokens: int) -> None:
+    list(model.generate(PROMPT, max_tokens=tokens))
+    stats = model.stats()
+    assert model.finish_reason == "length"
+    assert (stats.generated, stats.decoded) == (tokens, tokens - 1)  # the first is the prompt's
+    prompt = len(model.tokenizer.encode(PROMPT))
+    assert str(stats).startswith(f"tokens            {prompt} of prompts, {tokens} generated, ")
+    model.reset_stats()
+    assert (model.stats().generated, model.stats().decoded) == (0, 0)
+
+
 def test_a_generation_that_is_dropped_halfway_is_counted(model: FlashModel) -> None:
     pieces = model.generate(PROMPT, max_tokens=64)
     next(pieces)
@@ -59,7 +71,7 @@ def test_a_generation_that_is_dropped_halfway_is_counted(model: FlashModel) -> N
     for _ in range(4):
         next(pieces)
     del pieces
-    assert model.stats().generated == model.stats().tokens >= 4
+    assert model.stats().decoded == model.stats().tokens >= 4
 
 
 def test_the_native_counters_are_not_read_for_each_token(
