@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -28,7 +27,7 @@ from penstock.loaders.probe import DeviceProfile, probe
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import ablation_report as report
-from benchmarks import disk_offload
+from benchmarks import disk_offload, options
 from benchmarks.ablation_child import Task
 from benchmarks.ablation_rows import ROWS, SCRIPT_TOKENS, Row, row_plan
 from benchmarks.active_sets import ActiveSets, Targets, generate
@@ -156,33 +155,13 @@ class Ablation:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a small shape, under a minute; bars do not apply"
-    )
-    parser.add_argument("--json", type=Path, help="write every figure to a file")
-    parser.add_argument(
-        "--check", action="store_true", help="exit 1 and name the bar when one is missed"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="keep the synthetic models for the next run"
-    )
+    parser = options.parser(__doc__)
     parser.add_argument("--no-peers", action="store_true", help="leave transformers' offload out")
-    parser.add_argument(
-        "--work", type=Path, default=Path("/work/bench"), help="folder for the models"
-    )
     parser.add_argument("--types", nargs="+", default=["F16", "Q8_0"], choices=["F16", "Q8_0"])
     parser.add_argument(
         "--memory", type=float, default=0.5, help="share of the model's file in memory"
     )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="compute threads (default: all cores)"
-    )
-    args = parser.parse_args()
-    args.threads = args.threads or os.cpu_count() or 1
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = options.parse(parser)
     console = Console(width=None if sys.stdout.isatty() else 160)
 
     began = time.perf_counter()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from penstock.loaders.probe import probe
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import options
 from benchmarks.capped import Cage, drop_caches
 from benchmarks.decode_child import Job
 from benchmarks.machine import describe, storage_lines
@@ -115,29 +115,9 @@ def touched(bundle: Bundle, computed: float, predictor: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a small shape, under a minute; bars do not apply"
-    )
-    parser.add_argument("--json", type=Path, help="write every figure to a file")
-    parser.add_argument(
-        "--check", action="store_true", help="exit 1 and name the bar when one is missed"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="keep the synthetic models for the next run"
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("/work/bench"), help="folder for the models"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="of each contender (default: all cores)"
-    )
+    parser = options.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-    threads = args.threads or os.cpu_count() or 1
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = options.parse(parser)
     console = Console(width=None if sys.stdout.isatty() else 140)
     shape = SHAPES["arcee-quick" if args.quick else "arcee-1b"]
     path = args.work / f"{shape.name}-Q8_0.penstock.gguf"
@@ -148,7 +128,7 @@ def main() -> None:
         write_bundle(shape, "Q8_0", path)
         write_gguf(shape, "Q8_0", plain)
     try:
-        result = measure(args, path, plain, threads)
+        result = measure(args, path, plain, args.threads)
     finally:
         if not kept and not args.keep:
             path.unlink(missing_ok=True)
