@@ -18,10 +18,17 @@ constexpr int kSpins = 4000;  // about 50 to 100 microseconds before a worker sl
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
-    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+    try {
+        for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) {  // no destructor follows, and a thread that is not joined ends the process
+        join();
+        throw;
+    }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
     {
         std::lock_guard lock(mutex_);
         stop_.store(true);

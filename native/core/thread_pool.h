@@ -50,6 +50,7 @@ private:
     using Function = void (*)(void * context, int worker);
     void start(Function function, void * context);
     void work(int worker);
+    void join();
 
     const int threads_;
     std::vector<std::thread> workers_;
