@@ -2,7 +2,7 @@
 Penstock's native core: direct reads, the neuron window, kernels and the decoder.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy
 import numpy.typing
@@ -58,14 +58,22 @@ class NeuronWindow:
 
     def __init__(self, neurons: int, capacity: int, window_tokens: int = 0) -> None: ...
 
+    KEEP: Final[float] = ...
+    """What a token leaves of a neuron's heat, its count of activity."""
+
     def update(self, active: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
         """One token's active neurons, ascending int32."""
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Empty all slots; heat stays."""
 
     def admit(self, neuron: int) -> tuple[int, bool]:
         """(slot or -1, whether it was there already)."""
+
+    def replay(self, ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> tuple[Annotated[NDArray[numpy.int32], dict(shape=(None,))], Annotated[NDArray[numpy.int64], dict(shape=(None,))]]:
+        """
+        One update for each ids[offsets[t]:offsets[t + 1]]. Returns what had to be read: (ids, offsets) in the same form, ascending.
+        """
 
     @property
     def hits(self) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from penstock.runtime.program import Hyperparameters
 PAGE = 4096
 OVERFLOW_SLOTS = 64  # decoder.cpp's
 NEURON_SCRATCH = 288  # bytes of scratch a neuron of the widest layer, decoder.cpp grow_scratch
-SLOT_TABLE, NEURON_TABLE = 48, 8  # NeuronWindow::table_bytes
+SLOT_TABLE, NEURON_TABLE = 44, 12  # NeuronWindow::table_bytes
 # What buffers are charged for, whatever was measured: the least budget must not depend on noise.
 MERGE_GAP_MOST = 32 << 10
 DEPTH_MOST = 256

@@ -98,7 +98,7 @@ void Decoder::ffn_batch_rows(FfnLayer & layer, const uint8_t * base, size_t stri
                     if (h == 0.0f) continue;
                     ++nonzero;
                     if (t >= recent_from) {
-                        std::atomic_ref<uint8_t>(recent_[block + r]).store(1, std::memory_order_relaxed);
+                        std::atomic_ref<uint8_t>(recent_[block + r]).fetch_add(1, std::memory_order_relaxed);
                     }
                     four_rows[held] = bundle + layer.down_offset();
                     four[held] = h;
@@ -123,7 +123,7 @@ void Decoder::seed_window(FfnLayer & layer, const Stager::Chunk & chunk) {
     for (size_t r = 0; r < chunk.count; ++r) {
         if (recent_[r] == 0) continue;
         bool there = false;
-        const int32_t slot = layer.window->admit(static_cast<int32_t>(chunk.first + r), &there);
+        const int32_t slot = layer.window->admit(static_cast<int32_t>(chunk.first + r), &there, recent_[r]);
         if (slot < 0) break;
         if (there) continue;
         std::memcpy(layer.slot(slot), chunk.data + r * layer.config.stride + layer.slot_skip, layer.slot_bytes);

@@ -17,7 +17,8 @@ NeuronWindow::NeuronWindow(int32_t neurons, int32_t capacity, int32_t window_tok
     neuron_of_.assign(c, -1);
     last_.assign(c, 0);
     victims_.reserve(c);
-    ages_.reserve(c);
+    heat_.assign(n, 0.0f);
+    heats_.reserve(c);
     hits_.reserve(c);
     misses_.reserve(c);
     moves_.reserve(c);
@@ -26,53 +27,61 @@ NeuronWindow::NeuronWindow(int32_t neurons, int32_t capacity, int32_t window_tok
 
 size_t NeuronWindow::table_bytes(int32_t neurons, int32_t capacity) {
     const auto n = static_cast<size_t>(neurons), c = static_cast<size_t>(capacity);
-    return n * 8 + c * (4 + 8 + 4 + 8 + 8 + 8 + 8);
+    return n * 12 + c * (4 + 8 + 4 + 4 + 8 + 8 + 8);
+}
+
+// A token's worth of ageing. Heat is compared, never read, so instead of all heat fading, what is
+// added grows; before float runs out everything is scaled back.
+void NeuronWindow::cool() {
+    constexpr float kMost = 1e15f;
+    heat_now_ /= kKeep;
+    if (heat_now_ < kMost) return;
+    for (float & heat : heat_) heat /= heat_now_;
+    heat_now_ = 1.0f;
 }
 
 // Slots to empty: those that left the token window, then, if `needed` slots are still not free,
-// the least recently active. Neurons active now are never victims.
+// the coldest. Neurons active now are never victims.
 void NeuronWindow::choose_victims(size_t needed) {
     victims_.clear();
-    int64_t limit = -1;  // last_ <= limit leaves; seeds of before the first token have last_ 0
-    if (window_tokens_ > 0) limit = now_ - window_tokens_;
-    size_t leaving = 0, evictable = 0;
+    const int64_t limit = window_tokens_ > 0 ? now_ - window_tokens_ : -1;  // last_ <= limit leaves
     const auto live = static_cast<size_t>(live_);
+    heats_.clear();  // of those that may leave but need not
+    size_t leaving = 0;
     for (size_t s = 0; s < live; ++s) {
-        leaving += last_[s] <= limit;
-        evictable += last_[s] < now_;
+        if (last_[s] <= limit) ++leaving;
+        else if (last_[s] < now_) heats_.push_back(heat_[static_cast<size_t>(neuron_of_[s])]);
     }
     const size_t free_after = static_cast<size_t>(capacity_) - live + leaving;
-    size_t ties = 0;  // how many of those exactly at the cut-off may leave
-    if (needed > free_after && evictable > leaving) {
-        const size_t want = std::min(leaving + (needed - free_after), evictable);
-        ages_.clear();
-        for (size_t s = 0; s < live; ++s) {
-            if (last_[s] < now_) ages_.push_back(last_[s]);
-        }
-        std::nth_element(ages_.begin(), ages_.begin() + static_cast<std::ptrdiff_t>(want - 1), ages_.end());
-        const int64_t cut = ages_[want - 1];
-        size_t older = 0;
-        for (size_t s = 0; s < live; ++s) older += last_[s] < cut;
-        limit = cut - 1;
-        ties = want - older;
-        for (size_t s = 0; s < live; ++s) {
-            if (last_[s] <= limit) {
-                victims_.push_back(static_cast<int32_t>(s));
-            } else if (last_[s] == cut && ties != 0) {
-                victims_.push_back(static_cast<int32_t>(s));
+    const size_t more = needed > free_after ? std::min(needed - free_after, heats_.size()) : 0;
+    if (leaving + more == 0) return;
+    float cut = -1.0f;
+    size_t ties = 0;  // how many of those exactly at the cut leave
+    if (more != 0) {
+        std::nth_element(heats_.begin(), heats_.begin() + static_cast<std::ptrdiff_t>(more - 1), heats_.end());
+        cut = heats_[more - 1];
+        size_t colder = 0;
+        for (size_t i = 0; i < more; ++i) colder += heats_[i] < cut;
+        ties = more - colder;
+    }
+    for (size_t s = 0; s < live; ++s) {
+        if (last_[s] >= now_) continue;
+        bool leaves = last_[s] <= limit;
+        if (!leaves) {
+            const float heat = heat_[static_cast<size_t>(neuron_of_[s])];
+            leaves = heat < cut;
+            if (heat == cut && ties != 0) {
+                leaves = true;
                 --ties;
             }
         }
-        return;
-    }
-    if (leaving == 0) return;
-    for (size_t s = 0; s < live; ++s) {
-        if (last_[s] <= limit) victims_.push_back(static_cast<int32_t>(s));
+        if (leaves) victims_.push_back(static_cast<int32_t>(s));
     }
 }
 
 void NeuronWindow::update(const int32_t * active, size_t count) {
     ++now_;
+    cool();
     hits_.clear();
     misses_.clear();
     moves_.clear();
@@ -82,6 +91,7 @@ void NeuronWindow::update(const int32_t * active, size_t count) {
         if (neuron < 0 || neuron >= neurons_ || (i != 0 && neuron <= active[i - 1])) {
             throw ArgumentError("NeuronWindow: active neurons must be ascending and below " + std::to_string(neurons_));
         }
+        heat_[static_cast<size_t>(neuron)] += heat_now_;
         const int32_t slot = slot_of_[static_cast<size_t>(neuron)];
         if (slot >= 0) {
             last_[static_cast<size_t>(slot)] = now_;
@@ -126,8 +136,9 @@ void NeuronWindow::update(const int32_t * active, size_t count) {
     }
 }
 
-int32_t NeuronWindow::admit(int32_t neuron, bool * already_there) {
+int32_t NeuronWindow::admit(int32_t neuron, bool * already_there, float uses) {
     if (neuron < 0 || neuron >= neurons_) throw ArgumentError("NeuronWindow: no such neuron");
+    heat_[static_cast<size_t>(neuron)] += uses * heat_now_;
     int32_t slot = slot_of_[static_cast<size_t>(neuron)];
     *already_there = slot >= 0;
     if (slot < 0) {

@@ -7,32 +7,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock import _native
 from penstock.export.neuron_order import neuron_order
 from penstock.export.statistics import WINDOWS, mean_run, miss_curve, simulated_misses
 
 
 def plain_misses(active: np.ndarray, slots: int) -> int:
-    """A least-recently-active list; a token's neurons move to the front together."""
-    neurons = active.shape[1]
-    recent: list[int] = []
+    """A set of neurons in memory; the one with the least decayed count of uses leaves."""
+    heat = np.zeros(active.shape[1])
+    held: set[int] = set()
     misses = 0
     for t, row in enumerate(active):
         now = np.flatnonzero(row).tolist()
+        heat = heat * _native.NeuronWindow.KEEP + row
         if t >= min(256, len(active) // 4):
-            misses += len(set(now) - set(recent[:slots]))
-        recent = now + [n for n in recent if n not in now]
-        assert len(recent) <= neurons
+            misses += len(set(now) - held)
+        for neuron in now:
+            if neuron not in held and len(held) == slots:
+                held.remove(min(held - set(now), key=lambda n: heat[n]))
+            held.add(neuron)
     return misses
 
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 999), neurons=st.integers(4, 24), slots=st.integers(1, 24))
-def test_without_ties_the_curve_is_an_lru_window(seed: int, neurons: int, slots: int) -> None:
+def test_the_curve_is_what_a_window_of_that_size_misses(
+    seed: int, neurons: int, slots: int
+) -> None:
     slots = min(slots, neurons - 1)
     tokens = 60
     chosen = np.random.default_rng(seed).integers(0, neurons, tokens)
     active = np.zeros((tokens, neurons), bool)
-    active[np.arange(tokens), chosen] = True  # one at a time: no ties
+    active[np.arange(tokens), chosen] = True  # one at a time: no two neurons as hot as each other
     curve = miss_curve(active, np.array([slots / neurons], np.float32))
     expected = plain_misses(active, slots) / (tokens - tokens // 4) / neurons
     assert curve[0] == pytest.approx(expected, abs=1e-6)
@@ -64,7 +70,7 @@ def test_a_set_that_stays_is_read_once() -> None:
     active = np.zeros((50, 40), bool)
     active[:, :10] = True
     curve = miss_curve(active, np.array([0.1, 0.25, 0.5], np.float32))
-    # Ten neurons, all tied: four slots keep four of them.
+    # Ten neurons, all equally hot: four slots keep four of them.
     assert curve.tolist() == pytest.approx([6 / 40, 0.0, 0.0])
 
 

@@ -15,7 +15,7 @@ EMPTY = -1
 
 
 class WindowMachine(RuleBasedStateMachine):
-    """The oracle keeps one thing: when each neuron in memory was last active.
+    """The oracle keeps when each neuron in memory was last active, and every activity's time.
 
     `slots` plays the window's memory: what its moves copy and its misses read, content = neuron.
     """
@@ -27,11 +27,18 @@ class WindowMachine(RuleBasedStateMachine):
         self.window_tokens = window_tokens
         self.now = 0
         self.last_active: dict[int, int] = {}
+        self.uses: dict[int, list[int]] = {n: [] for n in range(NEURONS)}
         self.slots = [EMPTY] * capacity
+
+    def heat(self, neuron: int) -> float:
+        """Uses, of which each later token keeps KEEP."""
+        return sum(_native.NeuronWindow.KEEP ** (self.now - t) for t in self.uses[neuron])
 
     @rule(active=st.sets(st.integers(0, NEURONS - 1)))
     def token(self, active: set[int]) -> None:
         self.now += 1
+        for neuron in active:
+            self.uses[neuron].append(self.now)
         before = dict(self.last_active)
         self.window.update(np.array(sorted(active), np.int32))
         hits, misses = dict(self.window.hits), dict(self.window.misses)
@@ -55,9 +62,9 @@ class WindowMachine(RuleBasedStateMachine):
         assert expired <= gone
         assert len(gone) == len(expired) + evicted_for_room
         assert live == (before.keys() - gone) | misses.keys()
-        # Least recently active first; those active at the same token are equals.
-        victims = sorted(before[n] for n in gone - expired)
-        assert victims == sorted(before[n] for n in idle)[: len(victims)]
+        # The coldest first.
+        hottest = max((self.heat(n) for n in gone - expired), default=0.0)
+        assert all(self.heat(n) >= hottest * (1 - 1e-5) for n in idle - gone)
 
         self.last_active = {n: before[n] for n in before.keys() - gone}
         self.last_active |= {n: self.now for n in hits.keys() | misses.keys()}
@@ -68,6 +75,7 @@ class WindowMachine(RuleBasedStateMachine):
     def admit(self, neuron: int) -> None:
         slot, there = self.window.admit(neuron)
         assert there == (neuron in self.last_active)
+        self.uses[neuron].append(self.now)
         if not there and len(self.last_active) == self.capacity:
             assert slot == -1
             return
@@ -131,6 +139,45 @@ def test_long_run_of_a_large_window_keeps_every_slot_right() -> None:
         held = [neuron for neuron, _ in [*window.hits, *window.misses]]
         assert sorted([*held, *window.overflow]) == active.tolist()
     assert window.live == capacity
+
+
+def test_a_hot_neuron_outlives_its_silence() -> None:
+    """Recency alone would evict neuron 0 after three tokens of others."""
+    window = _native.NeuronWindow(8, 3)
+    for _ in range(20):
+        window.update(np.array([0], np.int32))
+    for other in [1, 2, 3, 4, 5, 6]:
+        window.update(np.array([other], np.int32))
+    window.update(np.array([0], np.int32))
+    assert [neuron for neuron, _ in window.hits] == [0]
+
+
+def test_heat_fades_until_what_is_used_now_wins() -> None:
+    window = _native.NeuronWindow(8, 2)
+    for _ in range(5):
+        window.update(np.array([0], np.int32))
+    for t in range(4000):  # long enough for the counts to be scaled back several times
+        window.update(np.array([1 + t % 2], np.int32))
+    assert {window.neuron_of(slot) for slot in range(window.live)} == {1, 2}
+
+
+def test_replay_is_a_run_of_updates() -> None:
+    rng = np.random.default_rng(0)
+    active = rng.random((40, 30)) < 0.2
+    ids = np.nonzero(active)[1].astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(active.sum(1))]).astype(np.int64)
+    missed, ends = _native.NeuronWindow(30, 7).replay(ids, offsets)
+    window = _native.NeuronWindow(30, 7)
+    for t in range(40):
+        window.update(np.flatnonzero(active[t]).astype(np.int32))
+        expected = [neuron for neuron, _ in window.misses] + window.overflow
+        assert missed[ends[t] : ends[t + 1]].tolist() == expected
+
+
+@pytest.mark.parametrize("offsets", [[0, 3], [2, 1], [-1, 1]])
+def test_replay_refuses_offsets_that_leave_the_ids(offsets: list[int]) -> None:
+    with pytest.raises(ValueError, match="offsets"):
+        _native.NeuronWindow(8, 2).replay(np.array([1, 2], np.int32), np.array(offsets, np.int64))
 
 
 @pytest.mark.parametrize("active", [[3, 3], [4, 2], [-1], [NEURONS]])
