@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.quant.blocks import FORMATS, encode_rows
+
 BLOCK = 32
 Q8_BLOCK_BYTES = 34
 CHUNK_BYTES = 16 << 20
@@ -80,6 +82,10 @@ class Tile:
         quants = random.integers(-recipe.spread, recipe.spread + 1, (rows, width), np.int8)
         if recipe.first_block is not None:
             quants[:, :BLOCK] = recipe.first_block
+        if dtype == "Q4_0":
+            form = FORMATS["Q4_0"]
+            numbers = quants.astype(np.float32) * np.float32(recipe.step)
+            return Tile(dtype, width, recipe.step, quants, encode_rows(numbers, form))
         return Tile(dtype, width, recipe.step, quants, q8_rows(quants, recipe.step))
 
     def rows(self, shift: int, first: int, count: int) -> NDArray[np.uint8]:

@@ -136,29 +136,30 @@ def train_predictor(
     Raises:
         BackendMissingError: torch is not installed.
     """
-    form = _form(samples)
     start_fc1, start_fc2 = _low_rank(samples, min(max(ranks), samples.gate.shape[1]))
-    rank = _cheapest_rank(samples, start_fc1, start_fc2, form, bundle_bytes, recall_target, ranks)
-    if rank is None:
+    chosen = _cheapest(samples, start_fc1, start_fc2, bundle_bytes, recall_target, ranks)
+    if chosen is None:
         return None
+    rank, form = chosen
     start = _scaled(samples, start_fc1[:rank], start_fc2[:, :rank])
     tuned = samples.inputs[samples.train : samples.tune]
     found: list[tuple[float, Predictor]] = []
     # With few tokens for many weights, refining can overfit: tokens not trained on decide.
-    for fc1, fc2, bias in (start, _refine(samples, *start, epochs, tick)):
-        rounded = Predictor(_rounded(fc1, form), _rounded(fc2, form), bias, form)
-        candidate = calibrated(samples, rounded, recall_target)
+    for weights in (start, _refine(samples, *start, epochs, tick)):
+        candidate = calibrated(samples, _rounded(weights, form), recall_target)
         found.append((float(candidate.active(tuned).mean()), candidate))
     share, best = min(found, key=lambda pair: pair[0])
     return best if share <= MAX_PREDICTED else None
 
 
-def _rounded(matrix: Floats, form: BlockFormat) -> Floats:
-    return decode_rows(encode_rows(matrix, form), form)
+def _rounded(weights: tuple[Floats, Floats, Floats], form: BlockFormat) -> Predictor:
+    fc1, fc2 = (decode_rows(encode_rows(matrix, form), form) for matrix in weights[:2])
+    return Predictor(fc1, fc2, weights[2], form)
 
 
-def _form(samples: LayerSamples) -> BlockFormat:
-    return FORMATS["Q8_0" if samples.gate.shape[1] % 32 == 0 else "F16"]
+def _forms(width: int) -> tuple[BlockFormat, ...]:
+    """Number formats worth trying. Ranks are multiples of 32 already."""
+    return (FORMATS["Q4_0"], FORMATS["Q8_0"]) if width % 32 == 0 else (FORMATS["F16"],)
 
 
 def _low_rank(samples: LayerSamples, rank: int) -> tuple[Floats, Floats]:
@@ -189,29 +190,35 @@ def _scaled(samples: LayerSamples, fc1: Floats, fc2: Floats) -> tuple[Floats, Fl
     return fc1, (fc2 * scale[:, None]).astype(np.float32), (bias * scale).astype(np.float32)
 
 
-def _cheapest_rank(
+def _cheapest(
     samples: LayerSamples,
     fc1: Floats,
     fc2: Floats,
-    form: BlockFormat,
     bundle_bytes: int,
     recall_target: float,
     ranks: tuple[int, ...],
-) -> int | None:
-    """Least of predictor bytes plus bytes of the neurons predicted, judged before refining."""
-    best: tuple[float, int] | None = None
+) -> tuple[int, BlockFormat] | None:
+    """Least of predictor bytes plus bytes of the neurons predicted, judged before refining.
+
+    Four bits cost a few more false positives at the same recall, and half of the memory: nearly
+    always they win, with a larger rank than eight bits would pay for.
+    """
+    best: tuple[float, int, BlockFormat] | None = None
     neurons, width = samples.gate.shape
     samples = samples.part(max(1, len(samples.inputs) // TRIAL_TOKENS))
-    for rank in (r for r in ranks if r <= width // 2 or r == ranks[0]):
-        start = _scaled(samples, fc1[:rank], fc2[:, :rank])
-        guess = calibrated(samples, Predictor(*start, form), recall_target)
-        predicted = float(guess.active(samples.inputs[samples.tune :]).mean())
-        cost = guess.nbytes + predicted * neurons * bundle_bytes
-        if best is None or cost < best[0]:
-            best = (cost, rank)
-        elif cost > 1.2 * best[0]:
-            break  # larger ones only cost more
-    return None if best is None else best[1]
+    for form in _forms(width):
+        before = float("inf")
+        for rank in (r for r in ranks if r <= width // 2 or r == ranks[0]):
+            start = _scaled(samples, fc1[:rank], fc2[:, :rank])
+            guess = calibrated(samples, _rounded(start, form), recall_target)
+            predicted = float(guess.active(samples.inputs[samples.tune :]).mean())
+            cost = guess.nbytes + predicted * neurons * bundle_bytes
+            if best is None or cost < best[0]:
+                best = (cost, rank, form)
+            if cost > 1.2 * before:
+                break  # larger ones only cost more
+            before = min(before, cost)
+    return None if best is None else best[1:]
 
 
 def _refine(
