@@ -16,7 +16,7 @@ from penstock.cli.progress import stages
 
 EXAMPLES = examples(
     "penstock export llm ./opt-125m opt-125m.gguf",
-    "penstock export llm ./storyteller story.gguf --type Q8_0 --calibration book.txt",
+    "penstock export llm ./run/final story.gguf --name storyteller --calibration book.txt",
     "penstock export llm model-f16.gguf bundle.gguf --type Q4_0 --no-calibration --json",
 )
 
@@ -63,6 +63,13 @@ def llm(
     block: Annotated[
         Block, typer.Option(help="Logical block size of the storage: 4096 for 4Kn drives.")
     ] = Block.B512,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="The model's name in the bundle. Without it: the folder's, or the GGUF file's.",
+        ),
+    ] = None,
     activation: Annotated[
         str | None,
         typer.Option(
@@ -124,6 +131,7 @@ def llm(
             out,
             dtype=weight_type.value,
             block=int(block.value),
+            name=name,
             activation=activation,
             calibrate=not no_calibration,
             calibration=calibration,

@@ -58,6 +58,7 @@ def export_llm(
     *,
     dtype: str = "F16",
     block: int = 512,
+    name: str | None = None,
     activation: str | None = None,
     calibrate: bool = True,
     calibration: str | os.PathLike[str] | None = None,
@@ -78,6 +79,7 @@ def export_llm(
         out: the file to write.
         dtype: F16, Q8_0 or Q4_0, of bundles and resident matrices.
         block: bundles are padded to a multiple of it: 512, or 4096 for 4Kn drives.
+        name: `general.name` of the bundle; None: the folder's name, or what a GGUF source says.
         activation: for a llama GGUF, which does not say: relu, relu2, drelu or fatrelu:THRESHOLD.
         calibrate: train predictors, choose the neuron order and measure statistics. False makes a
             plain bundle, which runs only in `exact` mode or dense.
@@ -102,8 +104,10 @@ def export_llm(
     """
     target = Path(out)
     form = block_format(dtype)
-    _check(target, recall_target, overwrite)
+    _check(target, name, recall_target, overwrite)
     model = open_source(source, activation)
+    if name is not None:
+        model.spec = replace(model.spec, name=name)
     plan = BundlePlan(form, block)
     stride = bundle_stride(model.spec, form, block)
     clock = _Clock(progress)
@@ -295,7 +299,9 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check(target: Path, recall_target: float, overwrite: bool) -> None:
+def _check(target: Path, name: str | None, recall_target: float, overwrite: bool) -> None:
+    if name is not None and not (name and name.isprintable()):
+        raise UsageError(f"name is {name!r}; expected one line of text")
     if not 0.5 <= recall_target <= 1.0:
         raise UsageError(f"recall target is {recall_target}; expected 0.5 to 1.0")
     if target.is_dir() or (target.exists() and not overwrite):

@@ -38,6 +38,18 @@ def test_json_and_overwriting(cli: Cli, source: Path, tmp_path: Path) -> None:
     assert cli(*args, "--overwrite").code == 0
 
 
+def test_a_bundle_has_the_name_it_is_given(cli: Cli, source: Path, tmp_path: Path) -> None:
+    plain = ("--no-calibration", "--no-eval", "--json")
+    for extra, name in ((), source.name), (("--name", "Teller of tales"), "Teller of tales"):
+        out = tmp_path / f"{len(extra)}.gguf"
+        result = cli("export", "llm", source, out, *plain, *extra)
+        assert (result.code, result.json["name"]) == (0, name), result.err
+        assert cli("inspect", out, "--json").json["metadata"]["general.name"] == name
+    for bad in ("", "two\nlines", "\udcff"):
+        result = cli("export", "llm", source, tmp_path / "bad.gguf", *plain, "--name", bad)
+        assert result.code == 2 and "one line of text" in result.json["error"]["message"]
+
+
 def test_options_reach_the_function(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
