@@ -165,6 +165,13 @@ def device_of(path: str | os.PathLike[str]) -> str:
     return f"{os.major(number)}-{os.minor(number)}-{_file_system(Path(path).resolve())}"
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: a container's, not the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _file_system(path: Path) -> str:
     try:
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
@@ -216,7 +223,7 @@ def _measure(path: Path, quick: bool) -> DeviceProfile:
     sequential, _ = _native.measure_reads(
         name, large, max(1, min(16, limit // large)), chosen.backend, seconds, True
     )
-    memory = _native.measure_memory(os.cpu_count() or 1, QUICK_BYTES if quick else 512 << 20, 2)
+    memory = _native.measure_memory(usable_cores(), QUICK_BYTES if quick else 512 << 20, 2)
     return DeviceProfile(
         device=device_of(path),
         direct=alignment != 0,

@@ -60,13 +60,6 @@ def format_size(nbytes: float) -> str:
     return f"{value:.3g} {units[0]}"
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on: a container's, not the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def available_memory() -> int:
     """Bytes that this process could take without swapping: the system's, and its cgroup's rest."""
     return max(0, min([_system_available(), *_cgroup_rests()]))
