@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from penstock.errors import UsageError
 from penstock.runtime.chat_template import ChatTemplate
 from penstock.runtime.detokenizer import Detokenizer
-from penstock.runtime.flash_engine import FlashEngine
+from penstock.runtime.flash_engine import PREFILL_TOKENS, FlashEngine
+from penstock.runtime.language_model import Cancelled
 from penstock.runtime.plan import Plan
 from penstock.runtime.run_stats import RunStats, Snapshot, collect
 from penstock.runtime.sampling import Sampler, SamplingParams
@@ -20,18 +21,22 @@ from penstock.runtime.tokenizer import Tokenizer
 
 
 class FlashModel:
-    """A loaded model. Made by `penstock.load`.
+    """A loaded model, a `LanguageModel`. Made by `penstock.load`.
 
     Attributes:
         tokenizer: text to tokens and back.
         engine: tokens to logits.
-        finish_reason: why the last generation ended: 'stop', 'length' or 'context'.
+        finish_reason: why the last generation ended: 'stop', 'length', 'context' or 'cancelled'.
+        prompt_tokens, completion_tokens: of the last generation; the token that ends a text is
+            not counted.
     """
 
     def __init__(self, engine: FlashEngine, tokenizer: Tokenizer) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.finish_reason: str | None = None
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
         self._cached: list[int] = []  # tokens in the KV cache
         self._template: ChatTemplate | None = None
         self._turn = 0  # which generation owns the KV cache
@@ -42,12 +47,18 @@ class FlashModel:
     def plan(self) -> Plan:
         return self.engine.plan
 
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that the prompt and the answer may have together."""
+        return self.plan.context
+
     def generate(
         self,
         prompt: str,
         *,
         max_tokens: int = 128,
         sampling: SamplingParams | None = None,
+        cancelled: Cancelled | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """Continue a text, piece by piece.
@@ -56,6 +67,8 @@ class FlashModel:
             prompt: the text to continue.
             max_tokens: tokens at most.
             sampling: how tokens are chosen; or its fields as keywords (temperature=0.7, seed=1).
+            cancelled: asked before each token, and between the batches of a long prompt; true
+                ends the generation with what there is of it.
 
         Raises:
             UsageError: the prompt does not fit the context, or an option is out of its range.
@@ -71,7 +84,7 @@ class FlashModel:
             raise UsageError(
                 "the prompt is empty and the model has no start token; give it some text"
             )
-        return self._stream(ids, params)
+        return self._stream(ids, params, cancelled)
 
     def chat(
         self,
@@ -79,16 +92,21 @@ class FlashModel:
         *,
         max_tokens: int = 256,
         sampling: SamplingParams | None = None,
+        cancelled: Cancelled | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """Answer a conversation: [{'role': 'user', 'content': '...'}, ...], piece by piece."""
         params = _params(sampling, max_tokens, options)
         if self._template is None:
             self._template = _template(self.tokenizer)
-        return self._stream(self.tokenizer.encode(self._template.render(messages)), params)
+        ids = self.tokenizer.encode(self._template.render(messages))
+        return self._stream(ids, params, cancelled)
 
-    def _stream(self, ids: list[int], params: SamplingParams) -> Iterator[str]:
+    def _stream(
+        self, ids: list[int], params: SamplingParams, cancelled: Cancelled | None
+    ) -> Iterator[str]:
         limit = self.plan.context
+        self.prompt_tokens, self.completion_tokens = len(ids), 0
         if len(ids) >= limit:
             raise UsageError(
                 f"the prompt has {len(ids)} tokens, the context is {limit}; "
@@ -101,15 +119,24 @@ class FlashModel:
         history = list(ids)
         self._turn += 1
         turn = self._turn
-        logits[0] = self._prompt(ids)
+        self.finish_reason = None
+        first = self._prompt(ids, cancelled)
+        if first is None:
+            self.finish_reason = "cancelled"
+            return
+        logits[0] = first
         self.finish_reason = "length"
         for count in range(params.max_tokens):
+            if cancelled is not None and cancelled():
+                self.finish_reason = "cancelled"
+                return
             chosen = sampler.sample(logits[0], history)
             if chosen in self.tokenizer.eos_ids:
                 self.finish_reason = "stop"
                 break
             history.append(chosen)
             self._generated += 1
+            self.completion_tokens += 1
             piece, stopped = stops.push(text.push(chosen))
             if piece:
                 yield piece
@@ -136,8 +163,14 @@ class FlashModel:
                 "drop this one first, or load the model twice"
             )
 
-    def _prompt(self, ids: list[int]) -> NDArray[np.float32]:
-        """Run what of the prompt is not in the cache yet: a chat keeps its earlier turns."""
+    def _prompt(
+        self, ids: list[int], cancelled: Cancelled | None = None
+    ) -> NDArray[np.float32] | None:
+        """Run what of the prompt is not in the cache yet: a chat keeps its earlier turns.
+
+        Returns:
+            logits (vocab,) of the last token; None when it was cancelled.
+        """
         kept = 0
         for have, want in zip(self._cached, ids[:-1], strict=False):
             if have != want:
@@ -145,7 +178,15 @@ class FlashModel:
             kept += 1
         self._cached = self._cached[:kept]
         before = Snapshot.of(self.engine)
+        batch = self.plan.batch
         try:
+            # Batch by batch, as the engine would; what is left for the end is never a short prompt.
+            while cancelled is not None and len(ids) - kept >= batch + PREFILL_TOKENS:
+                if cancelled():
+                    return None
+                self.engine.prefill(np.array(ids[kept : kept + batch], np.int32), kept)
+                kept += batch
+                self._cached = ids[:kept]
             out = self.engine.prefill(np.array(ids[kept:], np.int32), kept)
         finally:
             self._prompts += Snapshot.of(self.engine) - before

@@ -9,6 +9,7 @@ from penstock.errors import UsageError
 from penstock.runtime.embedded import embedded_model
 from penstock.runtime.flash_engine import FlashEngine
 from penstock.runtime.flash_model import FlashModel
+from penstock.runtime.language_model import LanguageModel
 from penstock.runtime.run_stats import Snapshot
 
 PROMPT = "Once upon a time there was a king who"
@@ -106,3 +107,70 @@ def test_exact_and_dense_together_are_refused() -> None:
 def test_an_unknown_option_is_refused(model: FlashModel) -> None:
     with pytest.raises(UsageError, match="unknown generation option"):
         list(model.generate(PROMPT, tmperature=1))
+
+
+def test_it_is_what_commands_and_servers_are_written_against(model: FlashModel) -> None:
+    general: LanguageModel = model  # mypy checks it
+    assert "".join(general.generate(PROMPT, max_tokens=4))
+    assert general.prompt_tokens == len(model.tokenizer.encode(PROMPT))
+    assert (general.completion_tokens, general.finish_reason) == (4, "length")
+    assert general.context_tokens == 256
+    assert general.stats().generated == 4
+
+
+def test_counts_are_of_the_last_generation(model: FlashModel) -> None:
+    text = "".join(model.generate(PROMPT, max_tokens=12))
+    list(model.generate(OTHER, max_tokens=12, stop=(text[:1],)))
+    assert model.prompt_tokens == len(model.tokenizer.encode(OTHER))
+    assert 1 <= model.completion_tokens <= 12
+    with pytest.raises(UsageError, match="the context is 256"):
+        list(model.generate(PROMPT * 60))
+    assert model.prompt_tokens > model.context_tokens
+    assert model.completion_tokens == 0
+
+
+def test_a_cancelled_generation_ends_before_the_next_token(model: FlashModel) -> None:
+    pieces: list[str] = []
+    for piece in model.generate(PROMPT, max_tokens=64, cancelled=lambda: len(pieces) == 3):
+        pieces.append(piece)
+    assert len(pieces) == 3
+    assert model.finish_reason == "cancelled"
+    assert model.stats().decoded <= 4
+
+
+@pytest.fixture
+def long_prompt() -> str:
+    return " ".join([PROMPT] * 42)
+
+
+@pytest.fixture
+def roomy() -> FlashModel:
+    return penstock.load(embedded_model(), dense=True)
+
+
+def test_a_long_prompt_is_cancelled_between_its_batches(
+    roomy: FlashModel, long_prompt: str
+) -> None:
+    length, batch = len(roomy.tokenizer.encode(long_prompt)), roomy.plan.batch
+    assert length > 3 * batch
+    asked = 0
+
+    def after_two() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    assert list(roomy.generate(long_prompt, cancelled=after_two)) == []
+    assert (roomy.finish_reason, roomy.completion_tokens) == ("cancelled", 0)
+    assert roomy.stats().tokens == 2 * batch
+    text = "".join(roomy.generate(long_prompt, max_tokens=8))
+    assert roomy.stats().tokens == length + 7  # it went on where it stopped
+    roomy.reset()
+    assert "".join(roomy.generate(long_prompt, max_tokens=8)) == text
+
+
+def test_batches_of_a_prompt_give_the_same_text(roomy: FlashModel, long_prompt: str) -> None:
+    whole = "".join(roomy.generate(long_prompt, max_tokens=8))
+    roomy.reset()
+    batches = "".join(roomy.generate(long_prompt, max_tokens=8, cancelled=lambda: False))
+    assert batches == whole
