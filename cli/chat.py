@@ -10,6 +10,7 @@ import typer
 
 from penstock.cli import options
 from penstock.cli.console import say
+from penstock.cli.option_groups import Loading, Sampling, grouped
 from penstock.cli.options import examples
 from penstock.errors import PenstockError
 
@@ -25,25 +26,16 @@ EXAMPLES = examples(
 HELP = "/reset forgets the conversation, /stats shows reads and times, /quit or Ctrl-D ends."
 
 
+@grouped
 def chat(
     model: options.Model,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What the model is told first.")
     ] = None,
-    memory: options.Memory = None,
-    ffn_resident: options.FfnResident = None,
-    exact: options.Exact = False,
-    dense: options.Dense = False,
+    *,
+    loading: Loading,
     max_tokens: options.MaxTokens = 512,
-    temperature: options.Temperature = options.TEMPERATURE,
-    top_k: options.TopK = 0,
-    top_p: options.TopP = options.TOP_P,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    context: options.Context = None,
-    threads: options.Threads = None,
+    sampling: Sampling,
     debug: options.Debug = False,
 ) -> None:
     """Talk with a model; it remembers the conversation.
@@ -51,32 +43,13 @@ def chat(
     MODEL is a Penstock bundle. /reset forgets the conversation, /stats shows reads and times, /quit
     or Ctrl-D ends. Ctrl-C stops an answer.
     """
-    options.check_modes(exact, dense)
     import penstock
-    from penstock.runtime.sampling import SamplingParams
 
-    sampling = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
-    loaded = penstock.load(
-        model,
-        memory=memory,
-        ffn_resident=ffn_resident,
-        exact=exact,
-        dense=dense,
-        context=context,
-        threads=threads,
-    )
+    params = sampling.params(max_tokens)
+    loaded = penstock.load(model, **loading.arguments())
     if sys.stdin.isatty():
         say(HELP)
-    _converse(loaded, sampling, [] if system is None else [{"role": "system", "content": system}])
+    _converse(loaded, params, [] if system is None else [{"role": "system", "content": system}])
 
 
 def _converse(model: FlashModel, sampling: SamplingParams, opening: list[dict[str, str]]) -> None:

@@ -91,16 +91,6 @@ Stats = Annotated[
     bool, typer.Option("--stats", help="Print reads, hits, times and memory on stderr afterwards.")
 ]
 
-# Those of llama.cpp, less its top-k and min-p.
-TEMPERATURE = 0.8
-TOP_P = 0.95
-
-
-def check_modes(exact: bool, dense: bool) -> None:
-    """--exact and --dense exclude each other."""
-    if exact and dense:
-        raise typer.BadParameter("choose --exact or --dense, not both")
-
 
 def examples(*lines: str) -> str:
     """The end of a command's --help: examples to paste, kept line by line."""

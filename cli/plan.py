@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from penstock.cli import options
 from penstock.cli.console import emit_json, percent, print_facts, print_table, size
+from penstock.cli.option_groups import Loading, grouped
 from penstock.cli.options import examples
 
 if TYPE_CHECKING:
@@ -25,14 +26,11 @@ RESIDENCY = {
 }
 
 
+@grouped
 def plan(
     model: options.Model,
-    memory: options.Memory = None,
-    ffn_resident: options.FfnResident = None,
-    exact: options.Exact = False,
-    dense: options.Dense = False,
-    context: options.Context = None,
-    threads: options.Threads = None,
+    *,
+    loading: Loading,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -41,19 +39,10 @@ def plan(
     MODEL is a Penstock bundle. Takes the options of `penstock run` and prints what stays in memory,
     what is read for each token, and how fast that should be on this device.
     """
-    options.check_modes(exact, dense)
     import penstock
     from penstock.loaders.bundle import open_bundle
 
-    made = penstock.plan(
-        model,
-        memory=memory,
-        ffn_resident=ffn_resident,
-        exact=exact,
-        dense=dense,
-        context=context,
-        threads=threads,
-    )
+    made = penstock.plan(model, **loading.arguments())
     if as_json:
         emit_json(made.to_dict())
         return

@@ -8,6 +8,7 @@ import typer
 
 from penstock.cli import options
 from penstock.cli.console import emit_json, read_prompt, say
+from penstock.cli.option_groups import Loading, Sampling, grouped
 from penstock.cli.options import examples
 
 EXAMPLES = examples(
@@ -19,27 +20,18 @@ EXAMPLES = examples(
 )
 
 
+@grouped
 def run(
     model: options.Model,
     prompt: Annotated[
         str | None,
         typer.Argument(metavar="[PROMPT]", hidden=True),
     ] = None,
-    memory: options.Memory = None,
-    ffn_resident: options.FfnResident = None,
-    exact: options.Exact = False,
-    dense: options.Dense = False,
-    stats: options.Stats = False,
+    *,
+    loading: Loading,
     max_tokens: options.MaxTokens = 256,
-    temperature: options.Temperature = options.TEMPERATURE,
-    top_k: options.TopK = 0,
-    top_p: options.TopP = options.TOP_P,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    context: options.Context = None,
-    threads: options.Threads = None,
+    sampling: Sampling,
+    stats: options.Stats = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -49,31 +41,12 @@ def run(
     or none while something is piped in, reads stdin. The continuation goes to stdout as it is
     made, everything else to stderr.
     """
-    options.check_modes(exact, dense)
     import penstock
-    from penstock.runtime.sampling import SamplingParams
 
-    sampling = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
+    params = sampling.params(max_tokens)
     text = read_prompt(prompt)
-    loaded = penstock.load(
-        model,
-        memory=memory,
-        ffn_resident=ffn_resident,
-        exact=exact,
-        dense=dense,
-        context=context,
-        threads=threads,
-    )
-    pieces = loaded.generate(text, sampling=sampling)
+    loaded = penstock.load(model, **loading.arguments())
+    pieces = loaded.generate(text, sampling=params)
     if as_json:
         whole = "".join(pieces)
         emit_json(
@@ -83,7 +56,7 @@ def run(
                 "text": whole,
                 "finish_reason": loaded.finish_reason,
                 "mode": loaded.plan.mode,
-                "sampling": sampling,
+                "sampling": params,
                 "stats": loaded.stats().to_dict(),
             }
         )
