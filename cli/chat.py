@@ -15,7 +15,7 @@ from penstock.cli.options import examples
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
-    from penstock.runtime.flash_model import FlashModel
+    from penstock.runtime.language_model import LanguageModel
     from penstock.runtime.sampling import SamplingParams
 
 EXAMPLES = examples(
@@ -40,8 +40,8 @@ def chat(
 ) -> None:
     """Talk with a model; it remembers the conversation.
 
-    MODEL is a Penstock bundle. /reset forgets the conversation, /stats shows reads and times, /quit
-    or Ctrl-D ends. Ctrl-C stops an answer.
+    MODEL is a Penstock bundle or any GGUF file. /reset forgets the conversation, /stats shows reads
+    and times, /quit or Ctrl-D ends. Ctrl-C stops an answer.
     """
     import penstock
 
@@ -52,7 +52,9 @@ def chat(
     _converse(loaded, params, [] if system is None else [{"role": "system", "content": system}])
 
 
-def _converse(model: FlashModel, sampling: SamplingParams, opening: list[dict[str, str]]) -> None:
+def _converse(
+    model: LanguageModel, sampling: SamplingParams, opening: list[dict[str, str]]
+) -> None:
     messages = list(opening)
     for line in _lines():
         if line == "/quit":
@@ -76,7 +78,7 @@ def _converse(model: FlashModel, sampling: SamplingParams, opening: list[dict[st
                 messages.append({"role": "assistant", "content": answer})
 
 
-def _answer(model: FlashModel, sampling: SamplingParams, messages: list[dict[str, str]]) -> str:
+def _answer(model: LanguageModel, sampling: SamplingParams, messages: list[dict[str, str]]) -> str:
     """Stream an answer to stdout; Ctrl-C keeps what there is of it."""
     parts: list[str] = []
     try:

@@ -30,6 +30,9 @@ class Loading:
     dense: options.Dense = False
     context: options.Context = None
     threads: options.Threads = None
+    lora: options.Lora = None
+    kv_type: options.KvType = None
+    policy: options.Policy = None
 
     def __post_init__(self) -> None:
         if self.exact and self.dense:
@@ -37,7 +40,7 @@ class Loading:
 
     def arguments(self) -> dict[str, Any]:
         """For `penstock.load` and `penstock.plan`."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "lora": [_adapter(entry) for entry in self.lora or []]}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,15 @@ class Sampling:
 
         values = {**dataclasses.asdict(self), "stop": tuple(self.stop or ())}
         return SamplingParams(max_tokens=max_tokens, **values)
+
+
+def _adapter(entry: str) -> str | tuple[str, float]:
+    """'adapter.gguf' or 'adapter.gguf:0.5'."""
+    path, colon, scale = entry.rpartition(":")
+    try:
+        return (path, float(scale)) if colon else entry
+    except ValueError:
+        return entry  # a colon of the path's own
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

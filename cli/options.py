@@ -55,6 +55,28 @@ Context = Annotated[
         help="Tokens of the KV cache. Without it: the model's own, at most 2048.",
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[:SCALE]",
+        help="LoRA adapter in GGUF, for an ordinary GGUF file; may be given several times.",
+    ),
+]
+KvType = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Of the KV cache of an ordinary GGUF file: f16, q8_0 or q4_0. Without it: the first "
+        "that is a small part of the budget.",
+    ),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which expert of an ordinary GGUF file leaves the window: lfu, lru or last-k.",
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads of compute. Without it: all cores.")
 ]

@@ -11,6 +11,7 @@ from penstock.cli.options import examples
 
 if TYPE_CHECKING:
     from penstock.loaders.bundle import Bundle
+    from penstock.runtime.gguf.plan import GgufPlan
     from penstock.runtime.plan import Plan
 
 EXAMPLES = examples(
@@ -24,6 +25,11 @@ RESIDENCY = {
     "exact": "up rows + window",
     "stream": "streamed",
 }
+MODES = {
+    "resident": "all in memory, on llama.cpp as it is",
+    "stream": "dense layers streamed under llama.cpp",
+    "experts": "experts streamed under llama.cpp",
+}
 
 
 @grouped
@@ -36,19 +42,38 @@ def plan(
 ) -> None:
     """Show how a memory budget would be spent, before anything runs.
 
-    MODEL is a Penstock bundle. Takes the options of `penstock run` and prints what stays in memory,
-    what is read for each token, and how fast that should be on this device.
+    MODEL is a Penstock bundle or any GGUF file. Takes the options of `penstock run` and prints what
+    stays in memory, what is read for each token, and how fast that should be on this device.
     """
     import penstock
     from penstock.loaders.bundle import open_bundle
+    from penstock.runtime.gguf.plan import GgufPlan
 
     made = penstock.plan(model, **loading.arguments())
     if as_json:
         emit_json(made.to_dict())
         return
+    if isinstance(made, GgufPlan):
+        _print_gguf(made)
+        return
     _print_budget(made)
     _print_layers(made, open_bundle(model))
     _print_outlook(made)
+
+
+def _print_gguf(p: GgufPlan) -> None:
+    rows = [
+        ("weights", p.pinned, "stay in memory"),
+        ("ring", p.ring, f"{size(p.streamed)} of dense weights pass through it for each token"),
+        ("expert window", p.window, f"of {size(p.expert_total)}, {p.policy}"),
+        ("KV cache", p.kv_cache, f"{p.context} tokens in {p.kv_type}"),
+        ("buffers", p.buffers, f"prompts in batches of {p.batch}"),
+        ("LoRA adapters", p.adapters, ""),
+        ("together", p.total, "" if p.budget is None else f"of {size(p.budget)} allowed"),
+    ]
+    shown = [(name, size(nbytes), note) for name, nbytes, note in rows if nbytes]
+    print_table(["memory", ">bytes", ""], shown, f"{p.path}: {p.arch}, {MODES[p.mode]}")
+    _print_outlook(p)
 
 
 def _print_budget(p: Plan) -> None:
@@ -88,7 +113,7 @@ def _print_layers(p: Plan, bundle: Bundle) -> None:
     print_table(columns, rows)
 
 
-def _print_outlook(p: Plan) -> None:
+def _print_outlook(p: Plan | GgufPlan) -> None:
     profile = p.profile
     how = "direct" if p.direct else "buffered"
     print_facts(
@@ -96,7 +121,7 @@ def _print_outlook(p: Plan) -> None:
             ("read per token", size(p.read_bytes)),
             ("tokens per second", f"{p.tokens_per_second:.3g} expected, on {p.threads} threads"),
             ("least budget", f"{size(p.least)} in this mode and context"),
-            ("reads", f"{how}, {p.backend}, {p.depth} in flight, gaps up to {size(p.merge_gap)}"),
+            ("reads", f"{how}, {p.backend}, {p.depth} in flight"),
             (
                 "device",
                 f"{profile.device}: {size(profile.sequential_bytes_per_second)}/s in order, memory "

@@ -37,9 +37,9 @@ def run(
 ) -> None:
     """Continue a text with a model whose weights may stay on storage.
 
-    MODEL is a Penstock bundle, made by `penstock export llm`. PROMPT is the text to continue; '-',
-    or none while something is piped in, reads stdin. The continuation goes to stdout as it is
-    made, everything else to stderr.
+    MODEL is a Penstock bundle, made by `penstock export llm`, or any GGUF file. PROMPT is the text
+    to continue; '-', or none while something is piped in, reads stdin. The continuation goes to
+    stdout as it is made, everything else to stderr.
     """
     import penstock
 

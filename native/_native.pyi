@@ -2,6 +2,7 @@
 Penstock's native core: direct reads, the neuron window, kernels and the decoder.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import numpy
@@ -253,3 +254,121 @@ class Decoder:
     @property
     def direct(self) -> bool:
         """Whether reads bypass the page cache."""
+
+class StreamerStats:
+    """Counts since the streamer started, without the pinned weights."""
+
+    @property
+    def bytes(self) -> int:
+        """Read from storage."""
+
+    @property
+    def reads(self) -> int:
+        """Requests."""
+
+    @property
+    def busy_ns(self) -> int:
+        """Time with a read in flight."""
+
+    @property
+    def wait_ns(self) -> int:
+        """Time that the graph waited for storage."""
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Weights that stay in memory."""
+
+    @property
+    def stops(self) -> int:
+        """Nodes after which the graph stopped."""
+
+class ExpertStats:
+    """Counts of the expert window since the start."""
+
+    @property
+    def used(self) -> int:
+        """Experts that routers chose, each once a layer and batch."""
+
+    @property
+    def misses(self) -> int:
+        """Of these, those not in memory."""
+
+    @property
+    def evicted(self) -> int:
+        """Experts that left."""
+
+    @property
+    def read_ahead(self) -> int:
+        """Experts read before their router ran."""
+
+class WeightStreamer:
+    """
+    Keeps the weights in memory that the next node of llama.cpp's graph uses.
+    """
+
+    def __init__(self, paths: Sequence[str], direct: bool, backend: str, depth: int) -> None: ...
+
+    def mapped(self, file: int, offset: int, address: int, bytes: int) -> None:
+        """Where bytes of a file are mapped."""
+
+    def pin(self, file: int, offset: int, bytes: int) -> None:
+        """Pages that stay in memory."""
+
+    def stream(self, file: int, offset: int, bytes: int) -> None:
+        """Pages of one tensor that pass through the ring."""
+
+    def experts(self, layer: int, file: int, offset: int, stride: int, count: int) -> None:
+        """A tensor with one matrix of each expert of a layer."""
+
+    def expect(self, name: str, file: int, offset: int) -> None:
+        """Fail when llama.cpp keeps this tensor anywhere else."""
+
+    def start(self, ring_bytes: int, window_bytes: int, policy: str, expert_layers: Sequence[int]) -> None:
+        """Replace the mapping and read what is pinned."""
+
+    def access(self, get_name: int, get_data: int, nbytes: int, nelements: int, nrows: int, get_i32_nd: int, sources_offset: int, sources: int) -> None:
+        """Addresses of ggml's accessors, and where a tensor keeps its sources."""
+
+    @property
+    def callback(self) -> int:
+        """For cb_eval."""
+
+    @property
+    def user_data(self) -> int:
+        """For cb_eval_user_data."""
+
+    def take_failure(self) -> str:
+        """Why the last pass failed, or ''. The next pass starts afresh."""
+
+    def unchanged(self, file: int) -> bool:
+        """Whether the file has the size and time it had at the start."""
+
+    def stats(self) -> StreamerStats: ...
+
+    def expert_stats(self) -> ExpertStats: ...
+
+    @property
+    def window_bytes(self) -> int: ...
+
+    @property
+    def held_bytes(self) -> int: ...
+
+    @property
+    def on_demand(self) -> int:
+        """Streamed tensors that had not been read ahead."""
+
+    def record(self, on: bool) -> None:
+        """Keep what routers choose."""
+
+    def take_trace(self) -> list[int]:
+        """
+        Pairs (layer, expert), -1 -1 where a token begins; what was taken is forgotten.
+        """
+
+def address_space_supported() -> bool:
+    """Whether pages under a foreign mapping can be replaced on this system."""
+
+def replay_experts(policy: str, experts: int, capacity: int, layers: int, ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> tuple[int, int]:
+    """
+    (misses, uses) of a recorded run; a step is ids[offsets[s]:offsets[s + 1]]. Policies lru, lfu, last-k, belady.
+    """

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from penstock.errors import StorageError
-from penstock.runtime.load import load, plan
+from penstock.runtime.load import load_bundle, plan_bundle
 from penstock.runtime.run_stats import RunStats
 from penstock.runtime.sampling import SamplingParams
 
@@ -70,7 +70,7 @@ def demo_settings(memory: str | None = None) -> list[DemoSetting]:
 
 def check_setting(model: str | os.PathLike[str], setting: DemoSetting) -> None:
     """Raise BudgetError now if the model does not fit the setting's budget."""
-    plan(
+    plan_bundle(
         model,
         memory=setting.memory,
         ffn_resident=setting.ffn_resident,
@@ -89,7 +89,7 @@ def demo_run(
     on_piece: Callable[[str], None] | None = None,
 ) -> DemoRun:
     """Continue the prompt in one setting; `on_piece` is given the text as it is made."""
-    loaded = load(
+    loaded = load_bundle(
         model,
         memory=setting.memory,
         ffn_resident=setting.ffn_resident,

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from penstock.errors import FormatError, UnsupportedModelError, UsageError
+from penstock.errors import FormatError, UsageError
 from penstock.loaders.bundle import Bundle, check_bundle, is_bundle
-from penstock.loaders.gguf_file import read_gguf
+from penstock.loaders.gguf_file import GGUFFile, read_gguf
 from penstock.loaders.probe import load_profile
+from penstock.loaders.weight_map import WeightMap, map_weights
 from penstock.runtime.budget import parse_size
 from penstock.runtime.flash_engine import FlashEngine, verify_bundles
 from penstock.runtime.flash_model import FlashModel
+from penstock.runtime.gguf.engine import Adapter, GgufEngine
+from penstock.runtime.gguf.model import GgufModel
+from penstock.runtime.gguf.plan import KV_TYPES, POLICIES, GgufPlan
+from penstock.runtime.gguf.planner import GgufOptions, plan_gguf
 from penstock.runtime.plan import Plan
 from penstock.runtime.planner import PlanOptions, make_plan
 from penstock.runtime.tokenizer import Tokenizer
+
+Model = FlashModel | GgufModel
+"""What `load` gives; both are `LanguageModel`s."""
 
 
 def load(
@@ -26,22 +35,61 @@ def load(
     dense: bool = False,
     context: int | None = None,
     threads: int | None = None,
-) -> FlashModel:
+    lora: Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
+    kv_type: str | None = None,
+    policy: str | None = None,
+) -> Model:
     """Load a model under a memory budget.
 
     Args:
-        path: a Penstock bundle.
+        path: a Penstock bundle, or any GGUF file that llama.cpp reads (of a split file, any part).
         memory: '24MiB', '2GiB', bytes, or '50%' of the file; None: up to 80 % of the free memory.
         ffn_resident: share of the feed-forward weights in memory; with `memory`, at most that.
+            Bundles only, as are `exact` and `dense`.
         exact: the same tokens as dense evaluation, always; predictors are not used.
         dense: compute every neuron, for comparison.
         context: tokens of the KV cache; None: what the model was made for, at most 2,048.
         threads: of compute; None: all cores.
+        lora: LoRA adapters in GGUF, each a path or (path, scale). Ordinary GGUF files only, as are
+            the following.
+        kv_type: 'f16', 'q8_0' or 'q4_0'; None: the first whose cache is a small part of the budget.
+        policy: which expert leaves the window: 'lfu', 'lru' or 'last-k'; None: the best measured.
 
     Raises:
-        FormatError, UnsupportedModelError, BudgetError, StorageError, UsageError.
+        FormatError, UnsupportedModelError, BackendMissingError, BudgetError, StorageError,
+        UsageError.
     """
-    bundle, chosen = _plan(path, memory, ffn_resident, exact, dense, context, threads)
+    file = read_gguf(Path(path))
+    if not is_bundle(file):
+        _refuse_bundle_options(path, ffn_resident, exact, dense)
+        adapters = [_adapter(entry) for entry in lora]
+        weights, plan = _plan_gguf(path, memory, context, threads, kv_type, policy, adapters)
+        return GgufModel(GgufEngine(weights, plan, adapters))
+    _refuse_gguf_options(path, lora, kv_type, policy)
+    return load_bundle(
+        path,
+        memory=memory,
+        ffn_resident=ffn_resident,
+        exact=exact,
+        dense=dense,
+        context=context,
+        threads=threads,
+    )
+
+
+def load_bundle(
+    path: str | os.PathLike[str],
+    *,
+    memory: str | int | None = None,
+    ffn_resident: float | None = None,
+    exact: bool = False,
+    dense: bool = False,
+    context: int | None = None,
+    threads: int | None = None,
+) -> FlashModel:
+    """`load` for what is known to be a bundle."""
+    file = read_gguf(Path(path))
+    bundle, chosen = _plan_bundle(file, memory, ffn_resident, exact, dense, context, threads)
     verify_bundles(bundle)
     tokenizer = Tokenizer(bundle.file.metadata)
     engine = FlashEngine(bundle, chosen)
@@ -62,13 +110,45 @@ def plan(
     dense: bool = False,
     context: int | None = None,
     threads: int | None = None,
-) -> Plan:
+    lora: Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
+    kv_type: str | None = None,
+    policy: str | None = None,
+) -> Plan | GgufPlan:
     """What `load` with the same arguments would keep in memory, and how fast that should be."""
-    return _plan(path, memory, ffn_resident, exact, dense, context, threads)[1]
+    file = read_gguf(Path(path))
+    if not is_bundle(file):
+        _refuse_bundle_options(path, ffn_resident, exact, dense)
+        adapters = [_adapter(entry) for entry in lora]
+        return _plan_gguf(path, memory, context, threads, kv_type, policy, adapters)[1]
+    _refuse_gguf_options(path, lora, kv_type, policy)
+    return plan_bundle(
+        path,
+        memory=memory,
+        ffn_resident=ffn_resident,
+        exact=exact,
+        dense=dense,
+        context=context,
+        threads=threads,
+    )
 
 
-def _plan(
+def plan_bundle(
     path: str | os.PathLike[str],
+    *,
+    memory: str | int | None = None,
+    ffn_resident: float | None = None,
+    exact: bool = False,
+    dense: bool = False,
+    context: int | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """`plan` for what is known to be a bundle."""
+    file = read_gguf(Path(path))
+    return _plan_bundle(file, memory, ffn_resident, exact, dense, context, threads)[1]
+
+
+def _plan_bundle(
+    file: GGUFFile,
     memory: str | int | None,
     ffn_resident: float | None,
     exact: bool,
@@ -78,14 +158,6 @@ def _plan(
 ) -> tuple[Bundle, Plan]:
     if exact and dense:
         raise UsageError("exact and dense are two ways to evaluate; ask for one")
-    file = read_gguf(Path(path))
-    if not is_bundle(file):
-        arch = file.metadata.get("general.architecture", "unknown")
-        raise UnsupportedModelError(
-            f"{path}: an ordinary GGUF file (architecture '{arch}'), not a Penstock bundle. If "
-            "its activation is sparse (ReLU, squared ReLU), make a bundle with `penstock export "
-            "llm SOURCE OUT`; streaming of ordinary GGUF files is not part of this version."
-        )
     bundle = check_bundle(file)
     mode = "dense" if dense else "exact" if exact else "predictor"
     if mode == "predictor" and not any(bundle.predictors):
@@ -98,3 +170,58 @@ def _plan(
         threads=threads,
     )
     return bundle, make_plan(bundle, load_profile(bundle.path), options)
+
+
+def _plan_gguf(
+    path: str | os.PathLike[str],
+    memory: str | int | None,
+    context: int | None,
+    threads: int | None,
+    kv_type: str | None,
+    policy: str | None,
+    adapters: Sequence[Adapter],
+) -> tuple[WeightMap, GgufPlan]:
+    if kv_type is not None and kv_type not in KV_TYPES:
+        raise UsageError(f"there is no KV cache of type '{kv_type}'; choose {', '.join(KV_TYPES)}")
+    if policy is not None and policy not in POLICIES:
+        raise UsageError(f"there is no policy '{policy}'; choose {', '.join(POLICIES)}")
+    weights = map_weights(Path(path))
+    options = GgufOptions(
+        memory=None if memory is None else parse_size(memory, weights.size),
+        context=context,
+        threads=threads,
+        kv_type=kv_type,
+        policy=policy or POLICIES[0],
+        adapters=sum(a.path.stat().st_size for a in adapters),
+    )
+    return weights, plan_gguf(weights, load_profile(weights.path), options)
+
+
+def _adapter(entry: str | os.PathLike[str] | tuple[str | os.PathLike[str], float]) -> Adapter:
+    path, scale = entry if isinstance(entry, tuple) else (entry, 1.0)
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: there is no such LoRA adapter")
+    return Adapter(Path(path), scale)
+
+
+def _refuse_bundle_options(
+    path: str | os.PathLike[str], ffn_resident: float | None, exact: bool, dense: bool
+) -> None:
+    given = [("ffn_resident", ffn_resident is not None), ("exact", exact), ("dense", dense)]
+    named = [name for name, is_given in given if is_given]
+    if named:
+        raise UsageError(
+            f"{path}: {' and '.join(named)} is for Penstock bundles; this is an ordinary GGUF "
+            "file, whose result is always that of llama.cpp"
+        )
+
+
+def _refuse_gguf_options(
+    path: str | os.PathLike[str], lora: Sequence[object], kv_type: str | None, policy: str | None
+) -> None:
+    given = [("lora", bool(lora)), ("kv_type", kv_type is not None), ("policy", policy is not None)]
+    named = [name for name, is_given in given if is_given]
+    if named:
+        raise UsageError(
+            f"{path}: {' and '.join(named)} is for ordinary GGUF files; this is a bundle"
+        )

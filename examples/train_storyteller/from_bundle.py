@@ -75,9 +75,9 @@ def read_bundle(path: Path) -> tuple[Storyteller, Tokenizer]:
             state[f"layers.{n}.{theirs}.weight"] = rows
         # A bundle is a neuron's up row and its down column, back to back.
         raw = tensors[f"blk.{n}.ffn_bundle.weight"].view(np.float16).astype(np.float32)
-        up, down = torch.from_numpy(raw).split(config.hidden_size, dim=1)  # (F, D) each
-        state[f"layers.{n}.mlp.up_proj.weight"] = up.contiguous()
-        state[f"layers.{n}.mlp.down_proj.weight"] = down.T.contiguous()
+        up, down = np.hsplit(raw, 2)  # (F, D) each
+        state[f"layers.{n}.mlp.up_proj.weight"] = torch.from_numpy(up.copy())
+        state[f"layers.{n}.mlp.down_proj.weight"] = torch.from_numpy(down.T.copy())
     model = Storyteller(config)
     model.load_state_dict(state)
     return model, Tokenizer.from_str(field("tokenizer.huggingface.json"))

@@ -9,6 +9,7 @@ void bind_kernels(nb::module_ & m);
 void bind_storage(nb::module_ & m);
 void bind_window(nb::module_ & m);
 void bind_decoder(nb::module_ & m);
+void bind_streamer(nb::module_ & m);
 
 namespace {
 
@@ -36,4 +37,5 @@ NB_MODULE(_native, m) {
     bind_storage(m);
     bind_window(m);
     bind_decoder(m);
+    bind_streamer(m);
 }

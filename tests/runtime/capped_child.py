@@ -32,7 +32,7 @@ def main() -> None:
     if path == "-":
         print(json.dumps({"peak": before}))
         return
-    model = runtime.load(Path(path), threads=2, **options)
+    model = runtime.load_bundle(Path(path), threads=2, **options)
     after_load = peak_memory()
     engine, plan = model.engine, model.plan
     prompt = np.array(model.tokenizer.encode("Once upon a time there was a king"), np.int32)

@@ -19,7 +19,7 @@ import pytest
 from penstock.errors import BudgetError
 from penstock.loaders.probe import device_of, save_profile
 from penstock.runtime.budget import available_memory
-from penstock.runtime.load import load, plan
+from penstock.runtime.load import load_bundle, plan_bundle
 from tests.bundle_builder import Parts, Shape, Stored, header_of, padded, profile, tiny_parts
 
 CHILD = Path(__file__).with_name("capped_child.py")
@@ -145,7 +145,7 @@ def capped(make_cgroup: Callable[[], Any], baseline: int, cache: Path) -> Capped
 
 def ffn_budget(path: Path, share: float) -> int:
     """Bytes for `--memory`: what the model needs besides, and this share of its FFN."""
-    whole = plan(path, ffn_resident=1.0, threads=2)
+    whole = plan_bundle(path, ffn_resident=1.0, threads=2)
     return whole.least + int(share * whole.ffn_whole) + SLACK
 
 
@@ -172,7 +172,7 @@ def test_the_embedded_model_keeps_its_budget(capped: Capped, story: Path, share:
     budget = ffn_budget(story, share)
     result = capped.run(story, budget, memory=budget)
     assert result["read"] > 0 or share == 1.0
-    assert result["ffn"] <= budget - plan(story, ffn_resident=0.0, threads=2).least
+    assert result["ffn"] <= budget - plan_bundle(story, ffn_resident=0.0, threads=2).least
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_the_embedded_model_keeps_its_budget(capped: Capped, story: Path, share:
 def test_the_embedded_model_keeps_a_share_of_its_ffn(
     capped: Capped, story: Path, share: float
 ) -> None:
-    budget = plan(story, ffn_resident=share, threads=2).total + SLACK
+    budget = plan_bundle(story, ffn_resident=share, threads=2).total + SLACK
     result = capped.run(story, budget, ffn_resident=share)
     assert result["ffn"] <= share * result["ffn_whole"] + PAGES
     assert result["read"] > 0
@@ -203,11 +203,11 @@ def test_the_least_budget_works_and_less_is_refused(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     save_profile(replace(profile(merge_gap=32 << 10), device=device_of(story)))
     with pytest.raises(BudgetError, match="needs at least .* the budget is 1 MiB") as error:
-        load(story, memory="1MiB", threads=2)
+        load_bundle(story, memory="1MiB", threads=2)
     least = error.value.least_bytes
     assert least is not None
     with pytest.raises(BudgetError) as error:
-        load(story, memory=least - 1, threads=2)
+        load_bundle(story, memory=least - 1, threads=2)
     assert error.value.least_bytes == least
     replace(capped, cache=tmp_path).run(story, least, memory=least)
 

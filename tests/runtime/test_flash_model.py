@@ -10,6 +10,7 @@ from penstock.runtime.embedded import embedded_model
 from penstock.runtime.flash_engine import FlashEngine
 from penstock.runtime.flash_model import FlashModel
 from penstock.runtime.language_model import LanguageModel
+from penstock.runtime.load import load_bundle
 from penstock.runtime.run_stats import Snapshot
 
 PROMPT = "Once upon a time there was a king who"
@@ -18,13 +19,13 @@ OTHER = "The old woman took the golden ring and"
 
 @pytest.fixture
 def model() -> FlashModel:
-    return penstock.load(embedded_model(), dense=True, context=256)
+    return load_bundle(embedded_model(), dense=True, context=256)
 
 
 def test_a_generation_that_another_one_replaced_is_refused(model: FlashModel) -> None:
     first = model.generate(PROMPT, max_tokens=16)
     next(first)
-    fresh = "".join(penstock.load(embedded_model(), dense=True).generate(OTHER, max_tokens=12))
+    fresh = "".join(load_bundle(embedded_model(), dense=True).generate(OTHER, max_tokens=12))
     assert "".join(model.generate(OTHER, max_tokens=12)) == fresh
     with pytest.raises(UsageError, match="another generation has started"):
         next(first)
@@ -35,14 +36,14 @@ def test_an_earlier_turn_is_kept_and_gives_the_same_text(model: FlashModel) -> N
     text = "".join(model.generate(PROMPT, max_tokens=20))
     model.reset_stats()
     again = "".join(model.generate(PROMPT + text[:10], max_tokens=8))
-    fresh = penstock.load(embedded_model(), dense=True, context=256)
+    fresh = load_bundle(embedded_model(), dense=True, context=256)
     assert "".join(fresh.generate(PROMPT + text[:10], max_tokens=8)) == again
     assert model.stats().tokens < fresh.stats().tokens  # the shared beginning was not run again
 
 
 def test_generation_is_told_apart_from_prompts() -> None:
     def run(tokens: int) -> FlashModel:
-        model = penstock.load(embedded_model(), ffn_resident=0.5)
+        model = load_bundle(embedded_model(), ffn_resident=0.5)
         assert len(list(model.generate(PROMPT, max_tokens=tokens))) <= tokens
         return model
 
@@ -96,12 +97,12 @@ def test_absurd_threads_are_refused(threads: int) -> None:
         assert penstock.plan(embedded_model(), threads=threads).threads >= 1
         return
     with pytest.raises(UsageError, match="threads must be 1 to 256"):
-        penstock.load(embedded_model(), threads=threads)
+        load_bundle(embedded_model(), threads=threads)
 
 
 def test_exact_and_dense_together_are_refused() -> None:
     with pytest.raises(UsageError, match="ask for one"):
-        penstock.load(embedded_model(), exact=True, dense=True)
+        load_bundle(embedded_model(), exact=True, dense=True)
 
 
 def test_an_unknown_option_is_refused(model: FlashModel) -> None:
@@ -145,7 +146,7 @@ def long_prompt() -> str:
 
 @pytest.fixture
 def roomy() -> FlashModel:
-    return penstock.load(embedded_model(), dense=True)
+    return load_bundle(embedded_model(), dense=True)
 
 
 def test_a_long_prompt_is_cancelled_between_its_batches(

@@ -1,0 +1,60 @@
+"""Where this process has a file mapped: /proc/self/maps, one line a range."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.errors import StorageError
+
+MAPS = Path("/proc/self/maps")
+
+
+@dataclass(frozen=True)
+class MappedRange:
+    """Bytes [offset, offset + nbytes) of a file at `address`."""
+
+    address: int
+    offset: int
+    nbytes: int
+
+
+def mapped_ranges(path: Path, maps: Path = MAPS) -> list[MappedRange]:
+    """Every range of the file that is mapped, in the order of addresses.
+
+    The file is known by its device and inode, so links and renames do not matter.
+
+    Raises:
+        StorageError: the system does not tell what is mapped.
+    """
+    stat = os.stat(path)
+    device = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}"
+    try:
+        lines = maps.read_text().splitlines()
+    except OSError as error:
+        raise StorageError(
+            f"{maps}: cannot be read ({error.strerror}); it is needed to stream {path}"
+        ) from None
+    found = []
+    for line in lines:
+        span, _, offset, where, inode, *_ = line.split(maxsplit=5)
+        if where == device and int(inode) == stat.st_ino:
+            begin, end = (int(x, 16) for x in span.split("-"))
+            found.append(MappedRange(begin, int(offset, 16), end - begin))
+    return found
+
+
+def new_mapping(before: list[MappedRange], after: list[MappedRange], path: Path) -> MappedRange:
+    """The one range that was added between two looks.
+
+    Raises:
+        StorageError: there is none, or more than one.
+    """
+    added = [r for r in after if r not in before]
+    if len(added) != 1:
+        raise StorageError(
+            f"{path}: llama.cpp mapped the file in {len(added)} pieces where one was expected; "
+            "this version of llama.cpp cannot be streamed under"
+        )
+    return added[0]

@@ -1,0 +1,30 @@
+// Pages of our own at addresses of our choice: what a mapping that llama.cpp made holds is replaced
+// under it, range by range. One .cpp a platform; where supported() is false the gguf engine says so
+// and leaves llama.cpp's mapping alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace penstock::address_space {
+
+bool supported();
+
+// Private zero pages at [at, at + bytes), page multiples, in place of what was mapped there.
+// huge: ask for huge pages, for memory that stays. Throws StorageError.
+void map_anonymous(uint8_t * at, size_t bytes, bool huge);
+
+// Nameless memory that can be mapped at several addresses at once. Throws StorageError.
+int make_shared(size_t bytes);
+// The same pages of it at [at, at + bytes); at nullptr: anywhere. Returns the address.
+uint8_t * map_shared(uint8_t * at, size_t bytes, int shared, uint64_t offset);
+void unmap(uint8_t * at, size_t bytes) noexcept;
+void close_shared(int shared) noexcept;
+
+// Give the pages of a private range back; they read as zero until written again.
+void discard(uint8_t * at, size_t bytes) noexcept;
+
+// Faults on a range of llama.cpp's own mapping bring single pages in, not their neighbours too.
+void expect_random(uint8_t * at, size_t bytes) noexcept;
+
+}  // namespace penstock::address_space

@@ -1,0 +1,233 @@
+"""Tokens to logits: stock llama.cpp, its weights kept in memory by the streamer."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock import _native
+from penstock.errors import FormatError, StorageError, UnsupportedModelError, UsageError
+from penstock.loaders.file_mapping import MappedRange, mapped_ranges, new_mapping
+from penstock.loaders.weight_map import (
+    WeightMap,
+    expert_order,
+    expert_pages,
+    inner_pages,
+    pinned_ranges,
+    streamed_pages,
+)
+from penstock.runtime.gguf.layout import find_layout
+from penstock.runtime.gguf.library import LOAD_MMAP, last_error, library_folder, llama
+from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan
+
+FLASH_ATTENTION = 1  # a quantized KV cache needs it
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter in GGUF."""
+
+    path: Path
+    scale: float = 1.0
+
+
+class GgufEngine:
+    """One model with one context. Made by `penstock.load`.
+
+    Attributes:
+        plan: what is in memory.
+        length: tokens in the KV cache.
+        streamer: None where all weights are resident.
+    """
+
+    def __init__(
+        self, weights: WeightMap, plan: GgufPlan, adapters: Sequence[Adapter] = ()
+    ) -> None:
+        self.plan = plan
+        self.weights = weights
+        self.length = 0
+        self.lib = llama()
+        self.streamer: Any = None
+        self._model: Any = None
+        self._context: Any = None
+        self._adapters: list[Any] = []
+        self.decode_ns = 0
+        try:
+            self._load()
+            self._make_context()
+            self._adapt(adapters)
+        except BaseException:
+            self.close()
+            raise
+        self.vocab_handle = self.lib.llama_model_get_vocab(self._model)
+        self.vocab = int(self.lib.llama_vocab_n_tokens(self.vocab_handle))
+
+    @property
+    def model(self) -> Any:
+        """llama.cpp's handle of the model."""
+        return self._model
+
+    @property
+    def context(self) -> Any:
+        """llama.cpp's handle of the context."""
+        return self._context
+
+    def _load(self) -> None:
+        params = self.lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        streamed = self.plan.mode != "resident"
+        if streamed:
+            params.load_mode = LOAD_MMAP
+            params.use_extra_bufts = False  # repacked weights would be a second copy
+        paths = [file.path for file in self.weights.files]
+        before = [mapped_ranges(path) for path in paths] if streamed else []
+        self._model = self.lib.llama_model_load_from_file(str(paths[0]).encode(), params)
+        if not self._model:
+            arch = self.plan.arch
+            raise UnsupportedModelError(
+                f"{paths[0]}: llama.cpp does not load it (architecture '{arch}'): {last_error()}"
+            )
+        if streamed:
+            found = [
+                new_mapping(old, mapped_ranges(path), path)
+                for old, path in zip(before, paths, strict=True)
+            ]
+            self._replace(found)
+
+    def _replace(self, found: list[MappedRange]) -> None:
+        """Our own memory under llama.cpp's mapping."""
+        plan, weights = self.plan, self.weights
+        layout = find_layout(library_folder(self.lib))
+        paths = [str(file.path) for file in weights.files]
+        s = _native.WeightStreamer(paths, plan.direct, plan.backend, plan.depth)
+        taken: list[list[tuple[int, int]]] = [[] for _ in paths]
+        for number, place in enumerate(found):
+            s.mapped(number, place.offset, place.address, place.nbytes)
+        for w in weights.weights:
+            s.expect(w.info.name, w.file, w.info.offset)
+            if w.kind == "table":
+                taken[w.file].append(inner_pages(w))
+            elif w.kind == "matrix" and plan.share > 0:
+                offset, nbytes = streamed_pages(w, plan.share, plan.largest_part)
+                if nbytes:
+                    s.stream(w.file, offset, nbytes)
+                    taken[w.file].append((offset, nbytes))
+        for w in expert_order(weights.of("expert")):
+            layer = weights.expert_blocks.index(w.block)
+            s.experts(layer, w.file, w.info.offset, w.stride, w.experts)
+            taken[w.file] += expert_pages(w)
+        for number, place in enumerate(found):
+            for offset, nbytes in pinned_ranges(
+                place.offset, place.offset + place.nbytes, taken[number]
+            ):
+                s.pin(number, offset, nbytes)
+        s.access(*layout.accessors, layout.sources_offset, layout.sources)
+        blocks = max(weights.expert_blocks, default=-1) + 1
+        layer_of = [
+            weights.expert_blocks.index(b) if b in weights.expert_blocks else -1
+            for b in range(blocks)
+        ]
+        s.start(plan.ring, plan.window, plan.policy, layer_of)
+        self.streamer = s
+
+    def _make_context(self) -> None:
+        plan = self.plan
+        params = self.lib.llama_context_default_params()
+        params.n_ctx = plan.context
+        params.n_batch = plan.context
+        params.n_ubatch = plan.batch
+        params.n_outputs_max = 1
+        params.n_threads = params.n_threads_batch = plan.threads
+        params.no_perf = True
+        if plan.kv_type != "f16":
+            params.type_k = params.type_v = KV_TYPES[plan.kv_type]
+            params.flash_attn_type = FLASH_ATTENTION
+        if self.streamer is not None:
+            kind = dict(params._fields_)["cb_eval"]
+            params.cb_eval = ctypes.cast(self.streamer.callback, kind)
+            params.cb_eval_user_data = self.streamer.user_data
+        self._context = self.lib.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise UnsupportedModelError(
+                f"{plan.path}: llama.cpp makes no context of {plan.context} tokens: {last_error()}"
+            )
+
+    def _adapt(self, adapters: Sequence[Adapter]) -> None:
+        for adapter in adapters:
+            made = self.lib.llama_adapter_lora_init(self._model, str(adapter.path).encode())
+            if not made:
+                raise FormatError(
+                    f"{adapter.path}: not a LoRA adapter of {self.plan.path}: {last_error()}"
+                )
+            self._adapters.append(made)
+        if self._adapters:
+            count = len(self._adapters)
+            handles = (self.lib.llama_adapter_lora_p_ctypes * count)(*self._adapters)
+            scales = (ctypes.c_float * count)(*(a.scale for a in adapters))
+            self.lib.llama_set_adapters_lora(self._context, handles, count, scales)
+
+    def decode(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Run tokens after those in the cache; logits (vocab,) after the last, until the next call.
+
+        Raises:
+            UsageError: the context is full.
+            StorageError: a read failed or the file changed; the engine can be used again, with
+                `length` tokens in its cache.
+        """
+        if not tokens or self.length + len(tokens) > self.plan.context:
+            raise UsageError(
+                f"{self.length} + {len(tokens)} tokens do not fit the context of "
+                f"{self.plan.context}"
+            )
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        began = perf_counter_ns()
+        done = self.lib.llama_decode(self._context, self.lib.llama_batch_get_one(ids, len(tokens)))
+        self.decode_ns += perf_counter_ns() - began
+        failure = self.streamer.take_failure() if self.streamer is not None else ""
+        if failure or done != 0:
+            kept = self.length
+            self.truncate(kept)
+            raise StorageError(failure or f"{self.plan.path}: llama_decode failed with {done}")
+        self.length += len(tokens)
+        found = self.lib.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(found, (self.vocab,))
+
+    def check_unchanged(self) -> None:
+        """Raises StorageError when a file was written to since it was loaded."""
+        if self.streamer is None:
+            return
+        for number, file in enumerate(self.weights.files):
+            if not self.streamer.unchanged(number):
+                raise StorageError(
+                    f"{file.path}: it was changed while in use; load the model again"
+                )
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens of the cache; all or none where a model cannot cut."""
+        memory = self.lib.llama_get_memory(self._context)
+        if length > 0 and self.lib.llama_memory_seq_rm(memory, 0, length, -1):
+            self.length = length
+            return
+        self.lib.llama_memory_clear(memory, True)
+        self.length = 0
+
+    def close(self) -> None:
+        """Give everything back. llama.cpp unmaps its mapping, and with it the memory under it."""
+        if self._context is not None:
+            self.lib.llama_free(self._context)
+        self.streamer = None  # before the mapping goes: no read may be under way
+        if self._model is not None:
+            self.lib.llama_model_free(self._model)
+        self._context = self._model = None
+        self._adapters = []  # llama.cpp frees them with the model
+
+    def __del__(self) -> None:
+        if getattr(self, "lib", None) is not None:
+            self.close()

@@ -1,0 +1,93 @@
+"""llama-cpp-python, checked for the names and fields that the engine calls before it is used."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import BackendMissingError, UnsupportedModelError
+
+VERSION = "0.3.36"  # the one that this engine is tested with
+NAMES = (
+    "llama_backend_init", "llama_log_set", "llama_log_callback", "llama_model_default_params",
+    "llama_model_load_from_file", "llama_model_free", "llama_model_get_vocab",
+    "llama_model_chat_template", "llama_model_n_ctx_train", "llama_context_default_params",
+    "llama_init_from_model", "llama_free", "llama_decode", "llama_batch_get_one",
+    "llama_get_memory", "llama_memory_clear", "llama_memory_seq_rm", "llama_get_logits_ith",
+    "llama_vocab_n_tokens", "llama_vocab_is_eog", "llama_vocab_bos", "llama_vocab_eos",
+    "llama_vocab_get_add_bos", "llama_tokenize", "llama_token_to_piece",
+    "llama_sampler_chain_default_params", "llama_sampler_chain_init", "llama_sampler_chain_add",
+    "llama_sampler_init_greedy", "llama_sampler_init_dist", "llama_sampler_init_temp",
+    "llama_sampler_init_top_k", "llama_sampler_init_top_p", "llama_sampler_init_min_p",
+    "llama_sampler_init_penalties", "llama_sampler_sample", "llama_sampler_accept",
+    "llama_sampler_free", "llama_adapter_lora_init", "llama_set_adapters_lora",
+)  # fmt: skip
+MODEL_FIELDS = ("load_mode", "use_extra_bufts", "n_gpu_layers")
+CONTEXT_FIELDS = (
+    "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_outputs_max", "type_k",
+    "type_v", "flash_attn_type", "cb_eval", "cb_eval_user_data", "no_perf",
+)  # fmt: skip
+LOAD_MMAP = 1
+
+_log: Any = None  # llama.cpp keeps the callback; it must live as long as the process
+
+
+def llama() -> Any:
+    """The module `llama_cpp`, its log silenced.
+
+    Raises:
+        BackendMissingError: it is not installed.
+        UnsupportedModelError: a name that is needed is not there.
+    """
+    global _log
+    try:
+        import llama_cpp
+    except ImportError:
+        raise BackendMissingError(
+            "ordinary GGUF files run on llama-cpp-python, which is not installed; install it with: "
+            "pip install 'penstock[llama]'"
+        ) from None
+    missing = [name for name in NAMES if not hasattr(llama_cpp, name)]
+    if not missing:
+        fields = _fields(llama_cpp.llama_model_default_params())
+        missing += [f"llama_model_params.{name}" for name in MODEL_FIELDS if name not in fields]
+        fields = _fields(llama_cpp.llama_context_default_params())
+        missing += [f"llama_context_params.{name}" for name in CONTEXT_FIELDS if name not in fields]
+    if missing:
+        version = getattr(llama_cpp, "__version__", "unknown")
+        raise UnsupportedModelError(
+            f"llama-cpp-python {version} lacks {', '.join(missing)}; this engine needs version "
+            f"{VERSION}: pip install llama-cpp-python=={VERSION}"
+        )
+    if _log is None:
+        _log = llama_cpp.llama_log_callback(_Log.line)
+        llama_cpp.llama_log_set(_log, None)
+        llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+class _Log:
+    """The last lines of llama.cpp's log that tell of errors; they explain a failed load."""
+
+    errors: list[str] = []
+
+    @staticmethod
+    def line(level: int, text: bytes, _: object) -> None:
+        if level == 4:  # GGML_LOG_LEVEL_ERROR
+            _Log.errors = [*_Log.errors[-4:], text.decode("utf-8", "replace").strip()]
+
+
+def last_error() -> str:
+    """What llama.cpp said of its last failure; forgotten after this."""
+    errors, _Log.errors = _Log.errors, []
+    return "; ".join(errors) or "it gave no reason"
+
+
+def library_folder(llama_cpp: Any) -> Path:
+    """Where the wheel keeps its shared libraries."""
+    return Path(llama_cpp.__file__).parent / "lib"
+
+
+def _fields(params: ctypes.Structure) -> set[str]:
+    return {field[0] for field in params._fields_}

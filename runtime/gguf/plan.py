@@ -1,0 +1,72 @@
+"""The memory budget of an ordinary GGUF file, spent."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from penstock.loaders.probe import DeviceProfile
+
+KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml type numbers
+POLICIES = ("lfu", "lru", "last-k")  # the first is the default
+
+
+@dataclass(frozen=True)
+class GgufPlan:
+    """Sizes are bytes.
+
+    Attributes:
+        mode: 'resident' (all weights in memory, llama.cpp as it is), 'stream' (parts of dense
+            tensors pass through a ring) or 'experts' (an expert window); both at once is 'experts'.
+        budget: what was allowed; None: as much as the model can use.
+        least: the smallest budget that works with this context.
+        kv_type: number format of the KV cache.
+        batch: prompt tokens that are run at once; weights are read once a batch.
+        pinned: weights that stay in memory.
+        tables: embeddings that are read by rows from the file; they take a few pages.
+        streamed: bytes of dense weights read for every token; share: of each matrix.
+        ring: memory that streamed weights pass through.
+        window: memory for experts, of all experts' bytes.
+        adapters: LoRA adapters, whole.
+        read_bytes: expected to be read for a token, in steady state.
+    """
+
+    path: str
+    arch: str
+    mode: str
+    budget: int | None
+    least: int
+    context: int
+    batch: int
+    threads: int
+    kv_type: str
+    kv_cache: int
+    buffers: int
+    pinned: int
+    tables: int
+    adapters: int
+    streamed: int
+    share: float
+    largest_part: int
+    ring: int
+    experts: int
+    experts_used: int
+    expert_bytes: int
+    expert_total: int
+    window: int
+    policy: str
+    depth: int
+    backend: str
+    direct: bool
+    read_bytes: float
+    tokens_per_second: float
+    profile: DeviceProfile
+
+    @property
+    def total(self) -> int:
+        """All of the above that takes memory."""
+        return self.pinned + self.kv_cache + self.buffers + self.adapters + self.ring + self.window
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {**asdict(self), "total": self.total}

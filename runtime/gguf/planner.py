@@ -1,0 +1,287 @@
+"""Spends a memory budget on an ordinary GGUF file.
+
+In this order: KV cache and buffers, what every token needs anyway (norms, routers, biases), then
+dense matrices, then experts. Dense matrices are all pinned if they fit; else the same share of each
+is streamed, so that reads are spread evenly over a token. What is left is the expert window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from penstock.errors import BudgetError, FormatError
+from penstock.loaders.gguf_file import GGUFFile
+from penstock.loaders.probe import DeviceProfile, usable_cores
+from penstock.loaders.weight_map import WeightMap, streamed_pages
+from penstock.runtime.budget import available_memory, format_size
+from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan
+
+CONTEXT = 2048
+BATCHES = (512, 256, 128, 64, 32)
+KV_BYTES = {"f16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}  # elements in a block, bytes
+KV_SHARE = 0.15  # of the budget; beyond it the KV cache is quantized
+RING_PARTS = 3  # of the largest streamed part: one in use, two ahead
+RING_LEAST = 8 << 20
+FREE_SHARE = 0.8  # of the free memory, when no budget is given
+SLACK = 24 << 20  # llama.cpp's tables, tokenizer, page tables, pages of the embedding
+MAPPED_SHARE = 0.003  # page tables and the like, of what is mapped
+
+
+@dataclass(frozen=True)
+class GgufOptions:
+    """What the caller may choose. memory: bytes. adapters: bytes of LoRA files."""
+
+    memory: int | None = None
+    context: int | None = None
+    threads: int | None = None
+    batch: int | None = None
+    kv_type: str | None = None
+    policy: str = "lfu"
+    adapters: int = 0
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The file's figures that the budget depends on."""
+
+    layers: int
+    width: int
+    ffn: int
+    heads: int
+    vocab: int
+    kv_row: int  # elements of keys and values of a token, all layers
+    trained: int  # context
+    experts_used: int
+
+
+def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) -> GgufPlan:
+    """Decide what stays in memory.
+
+    Raises:
+        BudgetError: the budget is too small; the message has the least that works.
+    """
+    sizes = _sizes(weights.files[0], weights)
+    context = options.context or min(sizes.trained, CONTEXT)
+    memory = options.memory
+    if memory is None:
+        memory = int(available_memory() * FREE_SHARE)
+    least = min(_least(weights, sizes, options, context, kv) for kv in _kv_types(options))
+    made: GgufPlan | None = None
+    for kv_type in _kv_types(options):
+        if (
+            _kv_bytes(sizes, context, kv_type) > KV_SHARE * memory
+            and kv_type != _kv_types(options)[-1]
+        ):
+            continue
+        for batch in [options.batch] if options.batch else BATCHES:
+            made = _try(weights, profile, options, sizes, memory, context, kv_type, batch, least)
+            if made is not None:
+                return made
+    raise _too_small(weights, sizes, options, memory, context, least)
+
+
+def _kv_types(options: GgufOptions) -> list[str]:
+    return [options.kv_type] if options.kv_type else list(KV_TYPES)
+
+
+def _try(
+    weights: WeightMap, profile: DeviceProfile, options: GgufOptions, sizes: _Sizes, memory: int,
+    context: int, kv_type: str, batch: int, least: int,
+) -> GgufPlan | None:  # fmt: skip
+    kv_cache = _kv_bytes(sizes, context, kv_type)
+    buffers = _buffers(weights, sizes, context, batch)
+    # A batch that leaves little for weights costs more in reads than it saves.
+    if buffers > memory // 8 and batch > BATCHES[-1] and not options.batch:
+        return None
+    left = memory - kv_cache - buffers - options.adapters
+    small, matrices = weights.nbytes("small") + _edges(weights), weights.nbytes("matrix")
+    experts = weights.nbytes("expert")
+    share, parts, largest, ring, window, mode = 0.0, 0, 0, 0, 0, "resident"
+    if small + matrices + experts > left:
+        mode = "experts" if experts else "stream"
+        small += weights.shared_pages
+        window_least = min(experts, _window_least(weights, sizes, batch))
+        room = left - small - window_least
+        found = _share(weights, room)
+        if found is None:
+            return None
+        share, parts, largest, ring = found
+        window = min(experts, left - small - (matrices - parts) - ring)
+    else:
+        window = experts
+    hits = window / experts if experts else 1.0
+    per_token = parts + _experts_per_token(weights, sizes) * (1.0 - hits)
+    touched = small + matrices + _experts_per_token(weights, sizes)
+    seconds = max(
+        per_token / profile.sequential_bytes_per_second, touched / profile.memory_bytes_per_second
+    )
+    return GgufPlan(
+        path=str(weights.path),
+        arch=weights.files[0].get_str("general.architecture"),
+        mode=mode,
+        budget=options.memory,
+        least=least,
+        context=context,
+        batch=min(batch, context),
+        threads=options.threads or usable_cores(),
+        kv_type=kv_type,
+        kv_cache=kv_cache,
+        buffers=buffers,
+        pinned=small + matrices - parts,
+        tables=weights.nbytes("table"),
+        adapters=options.adapters,
+        streamed=parts,
+        share=share,
+        largest_part=largest,
+        ring=ring,
+        experts=weights.experts,
+        experts_used=sizes.experts_used,
+        expert_bytes=weights.expert_bytes,
+        expert_total=experts,
+        window=window,
+        policy=options.policy,
+        depth=profile.depth,
+        backend=profile.backend,
+        direct=profile.direct,
+        read_bytes=per_token,
+        tokens_per_second=1.0 / max(seconds, 1e-9),
+        profile=profile,
+    )
+
+
+def _share(weights: WeightMap, room: int) -> tuple[float, int, int, int] | None:
+    """(share, bytes streamed, largest part, ring) so that pinned matrices and ring fit `room`."""
+    matrices = weights.of("matrix")
+    whole = sum(w.info.nbytes for w in matrices)
+    if whole <= room:
+        return 0.0, 0, 0, 0
+    most = weights.largest_matrix()
+
+    def spent(share: float) -> tuple[int, int, int, int]:
+        parts = [streamed_pages(w, share, max(1, int(most * share)))[1] for w in matrices]
+        ring = max(RING_LEAST, RING_PARTS * max(parts, default=0))
+        return whole - sum(parts) + ring, sum(parts), max(parts, default=0), ring
+
+    low, high = 0.0, 1.0
+    if spent(1.0)[0] > room:
+        return None
+    for _ in range(30):
+        middle = (low + high) / 2
+        if spent(middle)[0] > room:
+            low = middle
+        else:
+            high = middle
+    _, parts_bytes, largest, ring = spent(high)
+    return high, parts_bytes, largest, ring
+
+
+def _least(weights: WeightMap, sizes: _Sizes, options: GgufOptions, context: int, kv: str) -> int:
+    """Bytes with everything streamed that can be, and the smallest batch."""
+    batch = options.batch or BATCHES[-1]
+    fixed = _kv_bytes(sizes, context, kv) + _buffers(weights, sizes, context, batch)
+    fixed += options.adapters + weights.nbytes("small") + _edges(weights) + weights.shared_pages
+    matrices = weights.of("matrix")
+    most = weights.largest_matrix()
+    parts = [streamed_pages(w, 1.0, max(1, most))[1] for w in matrices]
+    pinned = sum(w.info.nbytes for w in matrices) - sum(parts)
+    dense = min(
+        pinned + max(RING_LEAST, RING_PARTS * max(parts, default=0)), weights.nbytes("matrix")
+    )
+    window = min(weights.nbytes("expert"), _window_least(weights, sizes, batch))
+    return int(fixed + dense + window)
+
+
+def _window_least(weights: WeightMap, sizes: _Sizes, batch: int) -> int:
+    """What one layer may need at once, and one more expert to turn around in."""
+    return (min(weights.experts, sizes.experts_used * batch) + 1) * weights.expert_bytes
+
+
+def _experts_per_token(weights: WeightMap, sizes: _Sizes) -> float:
+    if not weights.experts:
+        return 0.0
+    return weights.nbytes("expert") * sizes.experts_used / weights.experts
+
+
+def _edges(weights: WeightMap) -> int:
+    """Pages at the ends of streamed parts and tables, which belong to two tensors."""
+    return 2 * 4096 * (len(weights.of("matrix")) + len(weights.of("table")) + 1)
+
+
+def _kv_bytes(sizes: _Sizes, context: int, kv_type: str) -> int:
+    block, nbytes = KV_BYTES[kv_type]
+    padded = -(-context // 256) * 256
+    return int(padded * sizes.kv_row * nbytes / block)
+
+
+def _buffers(weights: WeightMap, sizes: _Sizes, context: int, batch: int) -> int:
+    """llama.cpp's compute buffer, counted high, and what else grows with the model.
+
+    Of a batch live at once: the residual stream and a few copies of it, the wide FFN tensors, and
+    the attention scores where attention is not fused.
+    """
+    ffn = max(sizes.ffn, sizes.experts_used * _expert_ffn(weights))
+    tensors = batch * 4 * (8 * sizes.width + 3 * ffn)
+    scores = batch * context * 4 * min(sizes.heads, 8)
+    logits = 2 * 4 * sizes.vocab
+    return int(tensors + scores + logits + SLACK + MAPPED_SHARE * weights.size)
+
+
+def _expert_ffn(weights: WeightMap) -> int:
+    return max((max(w.info.shape[1:]) for w in weights.of("expert")), default=0)
+
+
+def _sizes(file: GGUFFile, weights: WeightMap) -> _Sizes:
+    arch = file.get_str("general.architecture")
+
+    def number(name: str, default: int | None = None) -> int:
+        value = file.metadata.get(f"{arch}.{name}", default)
+        if isinstance(value, np.ndarray) and value.size:  # one for each layer
+            value = int(value.max())
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise file.wrong(f"{arch}.{name}", "a whole number", value)
+        return value
+
+    layers, width, heads = (
+        number("block_count"),
+        number("embedding_length"),
+        number("attention.head_count", 1),
+    )
+    if layers < 1 or width < 1:
+        raise FormatError(
+            f"{file.path}: it has {layers} blocks of width {width}; this is no language model"
+        )
+    kv_heads = number("attention.head_count_kv", heads)
+    head = width // max(heads, 1)
+    kv = kv_heads * (number("attention.key_length", head) + number("attention.value_length", head))
+    vocab = next(
+        (w.info.shape[0] for w in weights.weights if w.info.name == "token_embd.weight"), 1
+    )
+    return _Sizes(
+        layers=layers,
+        width=width,
+        ffn=number("feed_forward_length", 0),
+        heads=heads,
+        vocab=vocab,
+        kv_row=layers * kv,
+        trained=number("context_length", CONTEXT),
+        experts_used=number("expert_used_count", 0) if weights.experts else 0,
+    )
+
+
+def _too_small(
+    weights: WeightMap, sizes: _Sizes, options: GgufOptions, memory: int, context: int, least: int
+) -> BudgetError:
+    head = f"{weights.path}: {format_size(memory)} is too little for {context} tokens of context; "
+    fits = [
+        c
+        for c in range(256, context, 256)
+        if min(_least(weights, sizes, options, c, kv) for kv in _kv_types(options)) <= memory
+    ]
+    if fits:
+        return BudgetError(
+            head + f"the largest context that fits is {fits[-1]} (--context {fits[-1]}), "
+            f"and {context} tokens need at least {format_size(least)}"
+        )
+    return BudgetError(head + f"it needs at least {format_size(least)}")
