@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from penstock.cli import chat, demo, export, inspect_file, plan, probe, run
+from penstock.cli import chat, demo, export, inspect_file, plan, probe, run, serve
 from penstock.cli.console import emit_json, say
 from penstock.cli.options import examples
 from penstock.cli.plain_help import PlainCommand, PlainGroup
@@ -63,6 +63,7 @@ def penstock_command(
 
 app.command(cls=PlainCommand, epilog=run.EXAMPLES)(run.run)
 app.command(cls=PlainCommand, epilog=chat.EXAMPLES)(chat.chat)
+app.command(cls=PlainCommand, epilog=serve.EXAMPLES)(serve.serve)
 app.command(cls=PlainCommand, epilog=plan.EXAMPLES)(plan.plan)
 app.command(cls=PlainCommand, epilog=probe.EXAMPLES)(probe.probe)
 app.command(cls=PlainCommand, epilog=inspect_file.EXAMPLES)(inspect_file.inspect)

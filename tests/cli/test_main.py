@@ -14,7 +14,7 @@ import penstock
 from penstock.cli.main import app
 from tests.cli.conftest import Cli
 
-COMMANDS = ["run", "chat", "plan", "probe", "inspect", "demo", "export llm"]
+COMMANDS = ["run", "chat", "serve", "plan", "probe", "inspect", "demo", "export llm"]
 
 
 @pytest.mark.parametrize("command", ["", "export", *COMMANDS])
