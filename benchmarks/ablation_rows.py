@@ -46,15 +46,15 @@ class Row:
         return self.warm + self.tokens + self.slow_tokens
 
 
-# 40 tokens before anything is counted: the eviction learns which neurons are hot.
+# 32 tokens before anything is counted: the eviction learns which neurons are hot.
 ROWS = (
     Row("naive", "naive", False, True, True, False, 0, 2, 1, 2),
     Row("hybrid", "hybrid", False, True, True, False, 0, 3, 1, 2),
     Row("hybrid, overlapped", "hybrid", True, True, True, False, 0, 2, 1, 1),
     Row("+ predictor", "window", False, False, False, False, 2, 6, 3, 1),
-    Row("+ window", "window", False, False, True, True, 40, 14, 6, 1),
-    Row("+ bundling", "window", False, True, True, True, 40, 14, 6, 1),
-    Row("+ overlap (all)", "window", True, True, True, True, 40, 20, 8, 2),
+    Row("+ window", "window", False, False, True, True, 32, 14, 6, 1),
+    Row("+ bundling", "window", False, True, True, True, 32, 14, 6, 1),
+    Row("+ overlap (all)", "window", True, True, True, True, 32, 20, 8, 2),
 )
 SCRIPT_TOKENS = max(row.total_tokens for row in ROWS)
 

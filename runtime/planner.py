@@ -24,6 +24,7 @@ NEURON_SCRATCH = 288  # bytes of scratch a neuron of the widest layer, decoder.c
 SLOT_TABLE, NEURON_TABLE = 44, 12  # NeuronWindow::table_bytes
 # What buffers are charged for, whatever was measured: the least budget must not depend on noise.
 MERGE_GAP_MOST = 32 << 10
+BURST_DEPTH = 64  # what storage has to like for that
 DEPTH_MOST = 256
 THREADS_MOST = 32  # each read of that back end holds a thread and its stacks
 COMPUTE_THREADS_MOST = 256
@@ -320,7 +321,7 @@ def _assemble(
         staging=fixed.staging,
         merge_gap=merge_gap,
         read_max=1 << 20,
-        depth=min(options.depth or p.depth, THREADS_MOST if backend == "threads" else DEPTH_MOST),
+        depth=_depth(options.depth, p.depth, backend),
         backend=backend,
         direct=direct,
         window_tokens=options.window_tokens,
@@ -328,6 +329,15 @@ def _assemble(
         tokens_per_second=1.0 / max(seconds, 1e-9),
         profile=p,
     )
+
+
+def _depth(wanted: int | None, measured: int, backend: str) -> int:
+    """Reads in flight. A layer's misses come at once, and while the hits are computed nobody refills
+    the queue: where storage likes many reads, it may have a whole layer's."""
+    most = THREADS_MOST if backend == "threads" else DEPTH_MOST
+    if wanted is None and measured >= BURST_DEPTH:
+        wanted = most
+    return min(wanted or measured, most)
 
 
 def _with_gaps(bundle: Bundle, layer: LayerPlan, merge_gap: int, alignment: int) -> LayerPlan:
