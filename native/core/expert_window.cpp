@@ -9,7 +9,7 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{1} << 20;
+constexpr size_t kReadBytes = size_t{960} << 10;
 
 size_t pieces(size_t bytes) { return bytes / kReadBytes + 2; }
 

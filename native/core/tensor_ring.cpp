@@ -10,7 +10,7 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{1} << 20;  // of one request: large enough for full rate
+constexpr size_t kReadBytes = size_t{960} << 10;  // of one request: large enough for full rate, small enough to spread
 
 }  // namespace
 

@@ -13,7 +13,7 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{1} << 20;
+constexpr size_t kReadBytes = size_t{960} << 10;
 constexpr size_t kOutstanding = size_t{1} << 17;
 constexpr char kRouter[] = "ffn_moe_topk-";
 
