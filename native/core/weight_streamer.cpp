@@ -92,6 +92,9 @@ void WeightStreamer::start(size_t ring_bytes, size_t window_bytes, const std::st
     std::vector<ReadQueue *> queues;
     for (Part & part : parts_) queues.push_back(part.queue.get());
 
+    // What stays mapped is read by rows, here and there.
+    for (const Part & part : parts_) address_space::expect_random(part.at, part.bytes);
+
     // Experts first: their tensors are one private range, of which pinned() pages are filled below.
     int count = 0, layers = 0;
     for (size_t i = 0; i < expert_tensors_.size(); ++i) {
