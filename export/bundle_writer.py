@@ -12,9 +12,7 @@ removed.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,11 +23,12 @@ from gguf.constants import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from penstock import _native
-from penstock.errors import StorageError, UsageError
+from penstock.errors import UsageError
 from penstock.export.model_spec import MetadataValue, ModelSpec
 from penstock.export.sources import Source
 from penstock.loaders.bundle import check_bundle
 from penstock.loaders.gguf_file import read_gguf
+from penstock.loaders.partial_file import partial_file
 from penstock.quant.blocks import F32, FORMATS, BlockFormat, encode_rows
 
 ALIGNMENT = 4096
@@ -128,36 +127,6 @@ def write_bundle(
         handle.flush()
         _patch_checksums(handle, temporary, checksums)
         check_bundle(read_gguf(temporary))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last. Where folders cannot be synced, the file is whole all the same."""
-    handle = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):
-        os.fsync(handle)
-    os.close(handle)
-
-
-@contextmanager
-def partial_file(out: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A file under a temporary name that becomes `out`, whole and synced, or leaves nothing."""
-    temporary = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        with open(temporary, "w+b") as handle:
-            yield handle, temporary
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, out)
-        _sync_folder(out.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"{out}: cannot be written: {error.strerror or error}; check the folder and the free "
-            "space"
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _tensors(source: Source, plan: BundlePlan) -> list[_Tensor]:
