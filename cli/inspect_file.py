@@ -18,12 +18,19 @@ from penstock.errors import FormatError, UsageError
 if TYPE_CHECKING:
     from penstock.loaders.bundle import Bundle
     from penstock.loaders.gguf_file import GGUFFile
+    from penstock.loaders.gguf_summary import GgufSummary
 
 EXAMPLES = examples(
     "penstock inspect model.gguf",
     "penstock inspect model.gguf --verify",
     "penstock inspect model.gguf --tensors --json | jq '.tensors[].name'",
 )
+KINDS = {
+    "table": "read by rows from the file",
+    "expert": "an expert window, where they do not fit",
+    "matrix": "in memory, or a part of each streamed",
+    "small": "in memory: norms, biases, routers, small matrices, tied embeddings",
+}
 LONG_TEXT, LONG_ARRAY = 80, 6  # what is shown of a value before it is shortened
 
 
@@ -38,25 +45,29 @@ def inspect(
 ) -> None:
     """Show what is in a GGUF file, and check that it is whole.
 
-    FILE is any GGUF file. Its header is always checked. --verify also reads the weights of a
-    Penstock bundle.
+    FILE is any GGUF file; of a split one any part, and all must be there. Headers are always
+    checked. --verify also reads the weights of a Penstock bundle.
     """
     from penstock.loaders.bundle import check_bundle, is_bundle
     from penstock.loaders.gguf_file import read_gguf
+    from penstock.loaders.gguf_summary import summarize
 
     header = read_gguf(file)
     bundle = check_bundle(header) if is_bundle(header) else None
+    summary = summarize(file) if bundle is None else None
     verified = None
     if verify:
         if bundle is None:
             raise UsageError(f"{file}: an ordinary GGUF file; it carries no checksums to verify")
         verified = _verify(bundle, show_progress=not as_json)
     if as_json:
-        emit_json(_document(header, bundle, verified, tensors))
+        emit_json(_document(header, bundle, summary, verified, tensors))
         return
     _print_header(header)
     if bundle is not None:
         _print_bundle(bundle)
+    if summary is not None:
+        _print_summary(summary)
     if tensors:
         _print_tensors(header)
     if verified is not None:
@@ -136,6 +147,34 @@ def _print_bundle(bundle: Bundle) -> None:
     print_table([*columns, ">false negatives", ">false positives"], rows)
 
 
+def _print_summary(s: GgufSummary) -> None:
+    facts = [("model", ", ".join(part for part in (s.arch, s.name) if part) or "not named")]
+    if len(s.files) > 1:
+        facts.append(("split into", f"{len(s.files)} files, {size(s.size)} together"))
+    if s.blocks is not None:
+        facts.append(("blocks", f"{s.blocks}, width {'-' if s.width is None else s.width}"))
+    if s.context is not None:
+        facts.append(("context", f"{s.context} tokens"))
+    if s.experts:
+        used = "-" if s.experts_used is None else s.experts_used
+        facts.append(
+            (
+                "experts",
+                f"{s.experts} in each of {s.expert_blocks} blocks, {used} for a token, "
+                f"{size(s.expert_bytes)} each",
+            )
+        )
+    print_facts(facts)
+    print_table(
+        ["weights", ">tensors", ">bytes", "under a budget"],
+        [(k, str(p.tensors), size(p.nbytes), KINDS[k]) for k, p in s.kinds.items() if p.tensors],
+    )
+    print_table(
+        ["number format", ">tensors", ">bytes"],
+        [(name, str(p.tensors), size(p.nbytes)) for name, p in s.types.items()],
+    )
+
+
 def _print_tensors(header: GGUFFile) -> None:
     print_table(
         ["tensor", "type", "shape", ">offset", ">bytes"],
@@ -147,7 +186,11 @@ def _print_tensors(header: GGUFFile) -> None:
 
 
 def _document(
-    header: GGUFFile, bundle: Bundle | None, verified: int | None, tensors: bool
+    header: GGUFFile,
+    bundle: Bundle | None,
+    summary: GgufSummary | None,
+    verified: int | None,
+    tensors: bool,
 ) -> dict[str, Any]:
     out: dict[str, Any] = {
         "file": header.path,
@@ -158,6 +201,7 @@ def _document(
         "metadata": {key: _value(value) for key, value in header.metadata.items()},
         "tensor_count": len(header.tensors),
         "bundle": None,
+        "model": None if summary is None else summary.to_dict(),
         "verified_tensors": verified,
     }
     if tensors:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
+from benchmarks.gguf_shapes import SHAPES
+from benchmarks.synthetic_gguf import write_gguf
 from penstock.loaders.bundle import open_bundle
 from tests.cli.conftest import Cli
 
@@ -60,8 +62,61 @@ def test_a_bundle(cli: Cli, tiny_bundle: Path) -> None:
     assert "every checksum matches" in result.err
     document = cli("inspect", tiny_bundle, "--verify", "--json").json
     assert document["bundle"]["neurons"] == open_bundle(tiny_bundle).neurons
+    assert document["model"] is None
     assert document["verified_tensors"] == document["tensor_count"]
     assert "tensors" not in document
+
+
+def test_a_model_of_experts(cli: Cli, tmp_path: Path) -> None:
+    shape = SHAPES["tiny-olmoe"]
+    (path,) = write_gguf(shape, tmp_path / "olmoe.gguf")
+    result = cli("inspect", path)
+    assert (result.code, result.err) == (0, "")
+    assert "olmoe" in result.out and "an expert window" in result.out
+    assert (
+        f"{shape.experts} in each of {shape.layers} blocks, {shape.used} for a token" in result.out
+    )
+    model = cli("inspect", path, "--json").json["model"]
+    assert model["arch"] == "olmoe" and model["context"] == shape.context
+    assert (model["experts"], model["experts_used"]) == (shape.experts, shape.used)
+    assert model["expert_blocks"] == model["blocks"] == shape.layers
+    assert model["kinds"]["expert"]["tensors"] == 3 * shape.layers
+    assert (
+        model["expert_bytes"] * shape.experts * shape.layers == model["kinds"]["expert"]["nbytes"]
+    )
+    assert set(model["types"]) == {"F32", "Q8_0"}
+    for parts in (model["kinds"], model["types"]):
+        assert (
+            sum(p["tensors"] for p in parts.values())
+            == cli("inspect", path, "--json").json["tensor_count"]
+        )
+
+
+def test_a_split_model(cli: Cli, tmp_path: Path) -> None:
+    (whole,) = write_gguf(SHAPES["tiny-llama"], tmp_path / "whole.gguf")
+    paths = write_gguf(SHAPES["tiny-llama"], tmp_path / "split.gguf", parts=3)
+    expected = cli("inspect", whole, "--json").json["model"]
+    for path in paths:
+        found = cli("inspect", path, "--json").json["model"]
+        assert found["files"] == [str(p) for p in paths]
+        assert found["size"] == sum(p.stat().st_size for p in paths)
+        assert {**found, "files": 0, "size": 0} == {**expected, "files": 0, "size": 0}
+    result = cli("inspect", paths[1])
+    assert "3 files" in result.out
+    paths[2].unlink()
+    result = cli("inspect", paths[0], "--json")
+    assert (result.code, result.json["error"]["code"]) == (1, "FormatError")
+    assert paths[2].name in result.json["error"]["message"]
+
+
+def test_a_file_that_names_no_architecture(cli: Cli, tmp_path: Path) -> None:
+    from tests.bundle_builder import Parts, Stored, serialize
+
+    parts = Parts({"general.alignment": 32})
+    parts.tensors["x"] = Stored((4,), 0, bytes(16))
+    (tmp_path / "x.gguf").write_bytes(serialize(parts))
+    result = cli("inspect", tmp_path / "x.gguf")
+    assert result.code == 0 and "not named" in result.out
 
 
 @pytest.mark.parametrize("which", ["a bundle", "a resident tensor"])
