@@ -43,10 +43,8 @@ def chat(
     MODEL is a Penstock bundle or any GGUF file. /reset forgets the conversation, /stats shows reads
     and times, /quit or Ctrl-D ends. Ctrl-C stops an answer.
     """
-    import penstock
-
     params = sampling.params(max_tokens)
-    loaded = penstock.load(model, **loading.arguments())
+    loaded = loading.load(model)
     if sys.stdin.isatty():
         say(HELP)
     _converse(loaded, params, [] if system is None else [{"role": "system", "content": system}])

@@ -10,13 +10,16 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
 from penstock.cli import options
+from penstock.cli.console import say
 
 if TYPE_CHECKING:
+    from penstock.runtime.load import Model
     from penstock.runtime.sampling import SamplingParams
 
 
@@ -41,6 +44,16 @@ class Loading:
     def arguments(self) -> dict[str, Any]:
         """For `penstock.load` and `penstock.plan`."""
         return {**dataclasses.asdict(self), "lora": [_adapter(entry) for entry in self.lora or []]}
+
+    def load(self, path: Path) -> Model:
+        """The model; what the person should know of its plan is said."""
+        import penstock
+        from penstock.runtime.gguf.model import GgufModel
+
+        model = penstock.load(path, **self.arguments())
+        if isinstance(model, GgufModel) and model.plan.note:
+            say(f"Note: {model.plan.note}.")
+        return model
 
 
 @dataclass(frozen=True)

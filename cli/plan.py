@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from penstock.cli import options
-from penstock.cli.console import emit_json, percent, print_facts, print_table, size
+from penstock.cli.console import emit_json, percent, print_facts, print_table, say, size
 from penstock.cli.option_groups import Loading, grouped
 from penstock.cli.options import examples
 
@@ -29,6 +29,7 @@ MODES = {
     "resident": "all in memory, on llama.cpp as it is",
     "stream": "dense layers streamed under llama.cpp",
     "experts": "experts streamed under llama.cpp",
+    "mapped": "in llama.cpp's own mapping",
 }
 
 
@@ -74,6 +75,8 @@ def _print_gguf(p: GgufPlan) -> None:
     shown = [(name, size(nbytes), note) for name, nbytes, note in rows if nbytes]
     print_table(["memory", ">bytes", ""], shown, f"{p.path}: {p.arch}, {MODES[p.mode]}")
     _print_outlook(p)
+    if p.note:
+        say(f"Note: {p.note}.")
 
 
 def _print_budget(p: Plan) -> None:

@@ -82,8 +82,8 @@ class GgufEngine:
     def _load(self) -> None:
         params = self.lib.llama_model_default_params()
         params.n_gpu_layers = 0
-        streamed = self.plan.mode != "resident"
-        if streamed:
+        streamed = self.plan.mode in ("stream", "experts")
+        if streamed or self.plan.mode == "mapped":
             params.load_mode = LOAD_MMAP
             params.use_extra_bufts = False  # repacked weights would be a second copy
         paths = [file.path for file in self.weights.files]

@@ -18,6 +18,7 @@ class GgufPlan:
     Attributes:
         mode: 'resident' (all weights in memory, llama.cpp as it is), 'stream' (parts of dense
             tensors pass through a ring) or 'experts' (an expert window); both at once is 'experts'.
+            'mapped' where the system has no streaming: llama.cpp's mapping, which is not counted.
         budget: what was allowed; None: as much as the model can use.
         least: the smallest budget that works with this context.
         kv_type: number format of the KV cache.
@@ -29,6 +30,7 @@ class GgufPlan:
         window: memory for experts, of all experts' bytes.
         adapters: LoRA adapters, whole.
         read_bytes: expected to be read for a token, in steady state.
+        note: what the person should know of this plan, or ''.
     """
 
     path: str
@@ -61,6 +63,7 @@ class GgufPlan:
     read_bytes: float
     tokens_per_second: float
     profile: DeviceProfile
+    note: str = ""
 
     @property
     def total(self) -> int:

@@ -7,10 +7,11 @@ is streamed, so that reads are spread evenly over a token. What is left is the e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from penstock import _native
 from penstock.errors import BudgetError, FormatError
 from penstock.loaders.gguf_file import GGUFFile
 from penstock.loaders.probe import DeviceProfile, usable_cores
@@ -78,8 +79,22 @@ def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) 
         for batch in [options.batch] if options.batch else BATCHES:
             made = _try(weights, profile, options, sizes, memory, context, kv_type, batch, least)
             if made is not None:
-                return made
+                return made if _native.address_space_supported() else _mapped(made)
     raise _too_small(weights, sizes, options, memory, context, least)
+
+
+def _mapped(plan: GgufPlan) -> GgufPlan:
+    """What becomes of a plan where pages under llama.cpp's mapping cannot be replaced."""
+    if plan.mode == "resident":
+        return plan
+    note = (
+        "weights cannot be streamed on this system, which has no way to replace pages under "
+        "llama.cpp's mapping of the file: it runs in that mapping, the system decides what of the "
+        "weights is in memory, and the budget covers only the rest"
+    )
+    return replace(
+        plan, mode="mapped", pinned=0, ring=0, window=0, streamed=0, share=0.0, note=note
+    )
 
 
 def _kv_types(options: GgufOptions) -> list[str]:
