@@ -109,6 +109,14 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT", help="End the text here; may be given several times."),
 ]
+RecordTrace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write which experts the routers chose, for `penstock bench replay`; for an ordinary "
+        "GGUF file whose experts are streamed.",
+    ),
+]
 Stats = Annotated[
     bool, typer.Option("--stats", help="Print reads, hits, times and memory on stderr afterwards.")
 ]

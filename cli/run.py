@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ EXAMPLES = examples(
     'penstock run model.gguf "Once upon a time" --ffn-resident 25% --exact --temperature 0',
     "cat prompt.txt | penstock run model.gguf --max-tokens 400 --seed 1 > story.txt",
     'penstock run model.gguf "Once upon a time" --json | jq .stats.per_token_bytes',
+    'penstock run experts.gguf "Once upon a time" --memory 2GiB --record-trace run.trace',
 )
 
 
@@ -31,6 +33,7 @@ def run(
     loading: Loading,
     max_tokens: options.MaxTokens = 256,
     sampling: Sampling,
+    record_trace: options.RecordTrace = None,
     stats: options.Stats = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -41,14 +44,18 @@ def run(
     to continue; '-', or none while something is piped in, reads stdin. The continuation goes to
     stdout as it is made, everything else to stderr.
     """
-    import penstock
-
     params = sampling.params(max_tokens)
     text = read_prompt(prompt)
-    loaded = penstock.load(model, **loading.arguments())
-    pieces = loaded.generate(text, sampling=params)
+    loaded = loading.load(model)
+    with nullcontext() if record_trace is None else loaded.record_trace(record_trace):
+        pieces = loaded.generate(text, sampling=params)
+        if as_json:
+            whole = "".join(pieces)
+        else:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+            print(flush=True)
     if as_json:
-        whole = "".join(pieces)
         emit_json(
             {
                 "model": model,
@@ -60,9 +67,5 @@ def run(
                 "stats": loaded.stats().to_dict(),
             }
         )
-    else:
-        for piece in pieces:
-            print(piece, end="", flush=True)
-        print(flush=True)
     if stats:
         say(str(loaded.stats()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -205,6 +207,17 @@ class FlashModel:
         """Start counting anew."""
         self._prompts, self._generated = Snapshot(), 0
         self.engine.decoder.reset_stats()
+
+    def record_trace(self, path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+        """Not for bundles, which have no routers; see `GgufModel.record_trace`.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"{path}: nothing can be recorded; this model is a Penstock bundle, which has no "
+            "experts, so there is no router to record"
+        )
 
     def reset(self) -> None:
         """Forget the conversation and empty the windows."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from penstock import _native
 from penstock.errors import FormatError, StorageError, UnsupportedModelError, UsageError
+from penstock.loaders.expert_trace import TraceRecorder
 from penstock.loaders.file_mapping import MappedRange, mapped_ranges, new_mapping
 from penstock.loaders.weight_map import (
     WeightMap,
@@ -58,6 +59,7 @@ class GgufEngine:
         self._model: Any = None
         self._context: Any = None
         self._adapters: list[Any] = []
+        self._recorder: TraceRecorder | None = None
         self.decode_ns = 0
         try:
             self._load()
@@ -191,13 +193,35 @@ class GgufEngine:
         done = self.lib.llama_decode(self._context, self.lib.llama_batch_get_one(ids, len(tokens)))
         self.decode_ns += perf_counter_ns() - began
         failure = self.streamer.take_failure() if self.streamer is not None else ""
+        chosen = self.streamer.take_trace() if self._recorder is not None else []
         if failure or done != 0:
             kept = self.length
             self.truncate(kept)
             raise StorageError(failure or f"{self.plan.path}: llama_decode failed with {done}")
         self.length += len(tokens)
+        if self._recorder is not None:
+            self._recorder.add(chosen, prompt=len(tokens) > 1)
         found = self.lib.llama_get_logits_ith(self._context, -1)
         return np.ctypeslib.as_array(found, (self.vocab,))
+
+    def start_recording(self, recorder: TraceRecorder) -> None:
+        """Give `recorder` what routers choose, of every pass that does not fail.
+
+        Raises:
+            UsageError: another recording is under way.
+        """
+        if self._recorder is not None:
+            raise UsageError(f"{self.plan.path}: it is being recorded already; end that first")
+        self._recorder = recorder
+        self.streamer.take_trace()
+        self.streamer.record(True)
+
+    def stop_recording(self) -> None:
+        """End it."""
+        self._recorder = None
+        if self.streamer is not None:  # None once closed
+            self.streamer.record(False)
+            self.streamer.take_trace()
 
     def check_unchanged(self) -> None:
         """Raises StorageError when a file was written to since it was loaded."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from penstock.runtime.budget import peak_memory
 from penstock.runtime.chat_template import ChatTemplate
 from penstock.runtime.gguf.engine import GgufEngine
 from penstock.runtime.gguf.plan import GgufPlan
+from penstock.runtime.gguf.recording import record_trace
 from penstock.runtime.gguf.stats import GgufStats
 from penstock.runtime.language_model import Cancelled
 from penstock.runtime.sampling import SamplingParams
@@ -259,6 +262,18 @@ class GgufModel:
             planned_memory=self.plan.total,
             peak_memory=peak_memory(),
         )
+
+    def record_trace(self, path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+        """Record which experts the routers choose while the `with` block runs, into a file.
+
+        The file is written when the block ends, whole or not at all, and not when it ends by an
+        error. Until then the choices are in memory, four bytes each.
+
+        Raises:
+            UsageError: the model has no experts, or they are not streamed; on entering.
+            StorageError: the file cannot be written: on entering, as far as is known then.
+        """
+        return record_trace(self.engine, path)
 
     def reset_stats(self) -> None:
         """Start counting anew."""
