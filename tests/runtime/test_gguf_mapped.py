@@ -1,0 +1,106 @@
+"""Where pages cannot be replaced, the gguf engine says so and leaves llama.cpp's mapping alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import penstock
+from penstock import _native
+from penstock.errors import BudgetError
+from penstock.runtime.gguf.model import GgufModel
+from penstock.runtime.gguf.plan import GgufPlan
+from penstock.runtime.gguf.self_test import check, write_dense, write_experts
+
+
+@pytest.fixture(scope="module", params=["dense", "experts"])
+def path(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    out = tmp_path_factory.mktemp("mapped") / f"{request.param}.gguf"
+    (write_dense if request.param == "dense" else write_experts)(out)
+    return out
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system without streaming: to try it would be an error."""
+
+    def never(*args: object) -> None:
+        raise AssertionError("the mapping was touched")
+
+    monkeypatch.setattr(_native, "address_space_supported", lambda: False)
+    monkeypatch.setattr(_native, "WeightStreamer", never)
+    monkeypatch.setattr("penstock.loaders.file_mapping.MAPS", Path("/nonexistent"))
+
+
+def made(path: Path, memory: int | str) -> GgufPlan:
+    plan = penstock.plan(path, memory=memory, context=256)
+    assert isinstance(plan, GgufPlan)
+    return plan
+
+
+def test_it_runs_in_the_mapping_and_says_so(path: Path, elsewhere: None) -> None:
+    plan = made(path, made(path, "1GiB").least)
+    assert plan.mode == "mapped"
+    assert "cannot be streamed on this system" in plan.note
+    assert (plan.pinned, plan.ring, plan.window, plan.streamed) == (0, 0, 0, 0)
+    assert plan.total == plan.kv_cache + plan.buffers
+    model = penstock.load(path, memory=plan.least, context=256)
+    assert isinstance(model, GgufModel)
+    assert model.engine.streamer is None
+    text = "".join(model.generate("Once upon a time", max_tokens=8, temperature=0.0))
+    assert text and model.stats().read_bytes == 0
+    model.close()
+
+
+def test_the_numbers_are_the_same(path: Path, elsewhere: None) -> None:
+    outcome = check(path)
+    assert (outcome.mode, outcome.identical, outcome.read_bytes) == ("mapped", True, 0)
+
+
+def test_what_fits_is_resident_as_everywhere(path: Path, elsewhere: None) -> None:
+    plan = made(path, "1GiB")
+    assert (plan.mode, plan.note) == ("resident", "")
+
+
+def test_too_little_is_too_little(path: Path, elsewhere: None) -> None:
+    with pytest.raises(BudgetError):
+        made(path, 1 << 20)
+
+
+def test_with_streaming_there_is_nothing_to_say(path: Path) -> None:
+    if not _native.address_space_supported():
+        pytest.skip("this system has no streaming")
+    plan = made(path, made(path, "1GiB").least)
+    assert plan.mode in ("stream", "experts") and plan.note == ""
+    outcome = check(path)
+    assert outcome.identical and outcome.difference == 0 and outcome.read_bytes > 0
+
+
+def test_the_dense_file_has_the_embedded_models_numbers(tmp_path: Path) -> None:
+    from penstock.loaders.bundle import open_bundle
+    from penstock.loaders.gguf_file import read_gguf
+    from penstock.quant.blocks import FORMATS, decode_rows
+    from penstock.runtime.embedded import embedded_model
+
+    write_dense(tmp_path / "dense.gguf")
+    bundle, file = open_bundle(embedded_model()), read_gguf(tmp_path / "dense.gguf")
+    assert {t.type_name for t in file.tensors.values()} == {"F32"}
+    info = bundle.bundles[0]
+    raw = np.fromfile(bundle.path, np.uint8, info.nbytes, offset=info.offset)
+    neuron = raw.reshape(bundle.neurons, bundle.stride)[7]
+    rows = [
+        decode_rows(neuron[None, n * bundle.row_bytes : (n + 1) * bundle.row_bytes], form)[0]
+        for n, form in ((0, FORMATS[bundle.dtype]), (1, FORMATS[bundle.dtype]))
+    ]
+    up, down = file.tensors["blk.0.ffn_up.weight"], file.tensors["blk.0.ffn_down.weight"]
+    found = [
+        np.fromfile(file.path, np.float32, t.nbytes // 4, offset=t.offset).reshape(t.shape)
+        for t in (up, down)
+    ]
+    assert np.array_equal(found[0][7], rows[0])
+    assert np.array_equal(found[1][:, 7], rows[1])
+    assert "tokenizer.ggml.tokens" in file.metadata
+    assert not any(key.startswith("penstock.") for key in file.metadata)
