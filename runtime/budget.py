@@ -65,13 +65,24 @@ def available_memory() -> int:
     return max(0, min([_system_available(), *_cgroup_rests()]))
 
 
+def memory_limit() -> int | None:
+    """Bytes that this process's cgroup and those above it allow; None: all of the machine's."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    least = min((limit for limit, _ in _cgroups()), default=whole)
+    return least if least < whole else None  # v1 writes "no limit" as a number
+
+
 def _cgroup_rests(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Limit less use of this process's memory cgroup and of each one above it, v1 or v2."""
+    return [limit - used for limit, used in _cgroups(root)]
+
+
+def _cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
+    """Limit and use of this process's memory cgroup and of each one above it, v1 or v2."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    rests = []
+    found = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # v2
@@ -87,8 +98,8 @@ def _cgroup_rests(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
             except OSError:
                 continue
             if most.isdigit():
-                rests.append(int(most) - int(now))
-    return rests
+                found.append((int(most), int(now)))
+    return found
 
 
 def _system_available() -> int:
