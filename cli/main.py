@@ -16,7 +16,18 @@ from typing import Annotated, Any
 import click
 import typer
 
-from penstock.cli import chat, demo, export, inspect_file, plan, probe, run, serve
+from penstock.cli import (
+    bench,
+    chat,
+    demo,
+    doctor,
+    export,
+    inspect_file,
+    plan,
+    probe,
+    run,
+    serve,
+)
 from penstock.cli.console import emit_json, say
 from penstock.cli.options import examples
 from penstock.cli.plain_help import PlainCommand, PlainGroup
@@ -68,6 +79,8 @@ app.command(cls=PlainCommand, epilog=plan.EXAMPLES)(plan.plan)
 app.command(cls=PlainCommand, epilog=probe.EXAMPLES)(probe.probe)
 app.command(cls=PlainCommand, epilog=inspect_file.EXAMPLES)(inspect_file.inspect)
 app.command(cls=PlainCommand, epilog=demo.EXAMPLES)(demo.demo)
+app.command(cls=PlainCommand, epilog=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(bench.app)
 app.add_typer(export.app)
 
 

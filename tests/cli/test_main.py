@@ -14,10 +14,13 @@ import penstock
 from penstock.cli.main import app
 from tests.cli.conftest import Cli
 
-COMMANDS = ["run", "chat", "serve", "plan", "probe", "inspect", "demo", "export llm"]
+COMMANDS = [
+    "run", "chat", "serve", "plan", "probe", "inspect", "demo", "doctor", "bench replay",
+    "export llm",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["", "export", *COMMANDS])
+@pytest.mark.parametrize("command", ["", "export", "bench", *COMMANDS])
 def test_help_ends_with_examples_to_paste(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
@@ -70,6 +73,8 @@ def test_no_arguments_is_wrong_usage_and_shows_help(cli: Cli) -> None:
         ["run", "x.gguf", "text", "--ffn-resident", "200%"],
         ["run", "x.gguf", "text", "--ffn-resident", "half"],
         ["run", "x.gguf", "text", "--exact", "--dense"],
+        ["bench", "replay"],
+        ["bench", "replay", "run.trace", "--capacity", "many"],
         ["export", "llm", "here", "there", "--type", "Q2_K"],
         ["export", "llm", "here", "there", "--block", "100"],
         ["export", "llm", "here", "there", "--no-calibration", "--calibration", "x.txt"],
