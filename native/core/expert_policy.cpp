@@ -20,12 +20,16 @@ private:
     int64_t clock_ = 0;
 };
 
-// Instead of all counts fading, what a use adds grows.
+// Instead of all counts fading, what a use adds grows. Slow fading suits favourites that never change
+// (98 %: 45.4 % hits where 70 % gives 42.5 and LRU 41.2, uniform routing), fast fading suits routing
+// that follows the text (60.0, 71.9, 71.9 %); the second is what real models do.
+constexpr double kKeep = 0.7;
+
 class Lfu final : public ExpertPolicy {
 public:
     explicit Lfu(size_t experts) : heat_(experts, 0.0) {}
     void token() override {
-        now_ /= 0.98;
+        now_ /= kKeep;
         if (now_ < 1e100) return;
         for (double & heat : heat_) heat /= now_;
         now_ = 1.0;

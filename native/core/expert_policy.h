@@ -19,7 +19,7 @@ public:
     virtual double worth(int32_t expert) const = 0;
 };
 
-// "lru": least recently used. "lfu": least frequently used; every token keeps 98 % of a count.
+// "lru": least recently used. "lfu": least frequently used; every token keeps 70 % of a count.
 // "last-k": least often used in the last 32 tokens, as LLM in a flash keeps its neurons.
 // Throws ArgumentError for another name.
 std::unique_ptr<ExpertPolicy> make_expert_policy(const std::string & name, int32_t experts);
