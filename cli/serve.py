@@ -61,7 +61,6 @@ def serve(
     stdout says when it is ready, and where. Ctrl-C or SIGTERM ends it: the answer that is being
     made has five seconds to finish. Needs pip install 'penstock[serve]'.
     """
-    import penstock
     from penstock.runtime.budget import parse_size
     from penstock.runtime.server.serve import ServerOptions, bind, url
     from penstock.runtime.server.serve import serve as serve_model
@@ -76,7 +75,7 @@ def serve(
     sock = bind(wanted)
     name = model.stem
     with sock:
-        loaded = penstock.load(model, **loading.arguments())
+        loaded = loading.load(model)
 
         def ready() -> None:
             if as_json:

@@ -1,0 +1,37 @@
+"""Where ordinary GGUF files cannot be streamed, commands say so before they run one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import penstock
+from penstock import _native
+from penstock.runtime.gguf.self_test import write_dense
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    monkeypatch.setattr(_native, "address_space_supported", lambda: False)
+    write_dense(tmp_path / "dense.gguf")
+    return tmp_path / "dense.gguf"
+
+
+def test_plan_and_run_say_so(cli: Cli, model: Path) -> None:
+    least = penstock.plan(model, context=256).least
+    options = ("--memory", least, "--context", "256")
+    result = cli("plan", model, *options)
+    assert result.code == 0 and "in llama.cpp's own mapping" in result.out
+    assert result.err.startswith("Note: weights cannot be streamed on this system")
+    assert cli("plan", model, *options, "--json").json["mode"] == "mapped"
+    result = cli("run", model, "Once upon a time", *options, "--max-tokens", "4")
+    assert result.code == 0 and result.out.strip()
+    assert result.err.startswith("Note: weights cannot be streamed on this system")
+
+
+def test_what_fits_needs_no_note(cli: Cli, model: Path) -> None:
+    result = cli("plan", model, "--memory", "1GiB", "--context", "256")
+    assert (result.code, result.err) == (0, "")
