@@ -92,8 +92,8 @@ class Bench:
             threads=self.args.threads,
             context=512,
             prompt=32,
-            warm=4 if slow else 8,
-            tokens=3 if self.args.quick else (6 if slow else 16),
+            warm=3 if slow else 8,
+            tokens=3 if self.args.quick else (4 if slow else 16),
             seed=1,
         )
         file = self.args.work / "gguf-task.json"
@@ -104,7 +104,7 @@ class Bench:
         if done.returncode:
             why = "killed: over the cap" if done.killed else done.errors.strip()[-200:]
             return {"failed": why, "peak": done.peak}
-        return {**json.loads(done.output or "{}"), "peak": done.peak, "cap": limit}
+        return {**json.loads(done.output or "{}"), "peak": done.peak, "limit": limit}
 
     def baseline(self) -> int:
         """Memory of a child that imports everything and runs nothing."""
