@@ -23,12 +23,13 @@ class MappedRange:
 def mapped_ranges(path: Path, maps: Path = MAPS) -> list[MappedRange]:
     """Every range of the file that is mapped, in the order of addresses.
 
-    The file is known by its device and inode, so links and renames do not matter.
+    The file is known by its device and inode, so links and renames do not matter. Where the system
+    shows another device than stat does (btrfs, overlays), inode and path must agree.
 
     Raises:
         StorageError: the system does not tell what is mapped.
     """
-    stat = os.stat(path)
+    stat, real = os.stat(path), os.path.realpath(path)
     device = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}"
     try:
         lines = maps.read_text().splitlines()
@@ -38,8 +39,8 @@ def mapped_ranges(path: Path, maps: Path = MAPS) -> list[MappedRange]:
         ) from None
     found = []
     for line in lines:
-        span, _, offset, where, inode, *_ = line.split(maxsplit=5)
-        if where == device and int(inode) == stat.st_ino:
+        span, _, offset, where, inode, *name = line.split(maxsplit=5)
+        if int(inode) == stat.st_ino and (where == device or name == [real]):
             begin, end = (int(x, 16) for x in span.split("-"))
             found.append(MappedRange(begin, int(offset, 16), end - begin))
     return found

@@ -110,8 +110,11 @@ def split_paths(first: Path) -> list[Path]:
     return paths
 
 
-def map_weights(path: Path) -> WeightMap:
+def map_weights(path: Path, smallest_matrix: int = SMALLEST_MATRIX) -> WeightMap:
     """Read the headers of a GGUF file, or of all its parts, and classify its tensors.
+
+    Args:
+        smallest_matrix: bytes of the smallest tensor that is a matrix; lower ones are pinned.
 
     Raises:
         FormatError: a header is damaged, a part is missing, or experts have an impossible shape.
@@ -119,7 +122,7 @@ def map_weights(path: Path) -> WeightMap:
     files = tuple(read_gguf(part) for part in split_paths(path))
     names = {name for f in files for name in f.tensors}
     weights = [
-        _weight(file, number, info, names)
+        _weight(file, number, info, names, smallest_matrix)
         for number, file in enumerate(files)
         for info in file.tensors.values()
     ]
@@ -132,7 +135,9 @@ def map_weights(path: Path) -> WeightMap:
     return WeightMap(files, tuple(weights), blocks, max(experts, default=0))
 
 
-def _weight(file: GGUFFile, number: int, info: TensorInfo, names: set[str]) -> Weight:
+def _weight(
+    file: GGUFFile, number: int, info: TensorInfo, names: set[str], smallest: int
+) -> Weight:
     block = _BLOCK.match(info.name)
     at = int(block[1]) if block else -1
     if _EXPERTS.fullmatch(info.name):
@@ -145,7 +150,7 @@ def _weight(file: GGUFFile, number: int, info: TensorInfo, names: set[str]) -> W
         return Weight(info, number, "expert", at, count)
     if info.name in _TABLES and not (info.name == _TABLES[0] and "output.weight" not in names):
         return Weight(info, number, "table", at)
-    large = len(info.shape) == 2 and info.nbytes >= SMALLEST_MATRIX
+    large = len(info.shape) == 2 and info.nbytes >= smallest
     # An embedding that is the output matrix too is read by rows first: it stays in memory.
     if large and (at >= 0 or info.name == "output.weight"):
         return Weight(info, number, "matrix", at)

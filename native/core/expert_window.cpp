@@ -136,6 +136,10 @@ void ExpertWindow::route(int layer, const int32_t * chosen, size_t count, bool b
     }
     stats_.used += set_.size();
     stats_.misses += missing_.size();
+    if (ahead_ >= 0 && ahead_ != layer) {  // the graph went elsewhere: nothing may leave while it is being read
+        settle(ahead_);
+        ahead_ = -1;
+    }
     // Of a layer that was read ahead some reads may be under way, and only chosen experts are waited for.
     const size_t needed = missing_.size() * expert_bytes(layer);
     bool room = make_room(needed, layer, layer == ahead_ ? layer : -1, batch);
@@ -186,6 +190,7 @@ void ExpertWindow::reset() noexcept {
     for (ReadQueue * queue : queues_) queue->drain();
     for (int32_t e : live_) drop(e);
     live_.clear();
+    std::fill(needed_.begin(), needed_.end(), uint8_t{0});  // of a route that was broken off
     current_ = ahead_ = -1;
 }
 

@@ -31,6 +31,9 @@ TensorRing::TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<R
     if (units_.empty()) return;
     shared_ = address_space::make_shared(ring_bytes_);
     ring_ = address_space::map_shared(nullptr, ring_bytes_, shared_, 0);
+    // Until a unit has its place: after a failed read the graph runs out over all of them, and pages of a file
+    // that was cut short must not be touched.
+    for (const Unit & unit : units_) address_space::map_anonymous(unit.at, unit.bytes, false);
 }
 
 TensorRing::~TensorRing() {
@@ -81,6 +84,7 @@ void TensorRing::read(int unit) {
 void TensorRing::need(int unit) {
     Slot & slot = slots_[static_cast<size_t>(unit)];
     if (slot.state == State::needed) return;
+    const bool known = learned_;  // the unit that ends the first pass could not be read ahead
     if (!learned_ && turn_of_[static_cast<size_t>(unit)] >= 0) {
         // The first unit again: the pass is over and the order is known. Others may come twice.
         if (unit == order_.front()) learned_ = true;
@@ -94,7 +98,7 @@ void TensorRing::need(int unit) {
         if (blocked(unit)) drop_read_ahead();
         if (blocked(unit)) throw StorageError("the ring is too small for the tensors of one graph node");
         read(unit);
-        if (learned_) ++on_demand_;
+        if (known) ++on_demand_;
     } else {
         ahead_.erase(std::find(ahead_.begin(), ahead_.end(), unit));
     }
@@ -139,6 +143,9 @@ void TensorRing::reset() noexcept {
     ahead_.clear();
     in_use_.clear();
     next_ = due_;
+    if (learned_) return;
+    order_.clear();  // a pass that broke off does not tell the order
+    std::fill(turn_of_.begin(), turn_of_.end(), -1);
 }
 
 }  // namespace penstock

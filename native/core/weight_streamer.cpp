@@ -209,8 +209,9 @@ bool WeightStreamer::ask(void * tensor) {
 bool WeightStreamer::use(const void * source) {
     const auto begin = reinterpret_cast<uintptr_t>(ggml_.get_data(source));
     if (!expected_.empty()) check_place(source);
-    if (begin < low_ || begin >= high_) return false;
-    const uintptr_t end = begin + ggml_.nbytes(source);
+    if (begin >= high_) return false;
+    const uintptr_t end = begin + ggml_.nbytes(source);  // of a tensor, only the end may be streamed
+    if (end <= low_) return false;
     auto at = std::upper_bound(spans_.begin(), spans_.end(), begin, [](uintptr_t x, const Span & s) { return x < s.end; });
     bool stop = false;
     for (; at != spans_.end() && at->begin < end; ++at) {

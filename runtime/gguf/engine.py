@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class GgufEngine:
         self._model: Any = None
         self._context: Any = None
         self._adapters: list[Any] = []
+        self._stamps = [_stamp(file.path) for file in weights.files]
         self._recorder: TraceRecorder | None = None
         self.decode_ns = 0
         try:
@@ -68,18 +70,29 @@ class GgufEngine:
         except BaseException:
             self.close()
             raise
-        self.vocab_handle = self.lib.llama_model_get_vocab(self._model)
         self.vocab = int(self.lib.llama_vocab_n_tokens(self.vocab_handle))
 
     @property
     def model(self) -> Any:
         """llama.cpp's handle of the model."""
+        self.check_open()
         return self._model
 
     @property
     def context(self) -> Any:
         """llama.cpp's handle of the context."""
+        self.check_open()
         return self._context
+
+    @property
+    def vocab_handle(self) -> Any:
+        """llama.cpp's handle of the vocabulary."""
+        return self.lib.llama_model_get_vocab(self.model)
+
+    def check_open(self) -> None:
+        """Raises UsageError after `close`."""
+        if self._context is None:
+            raise UsageError(f"{self.plan.path}: the model is closed; load it again")
 
     def _load(self) -> None:
         params = self.lib.llama_model_default_params()
@@ -179,7 +192,7 @@ class GgufEngine:
         """Run tokens after those in the cache; logits (vocab,) after the last, until the next call.
 
         Raises:
-            UsageError: the context is full.
+            UsageError: the context is full, or the engine is closed.
             StorageError: a read failed or the file changed; the engine can be used again, with
                 `length` tokens in its cache.
         """
@@ -188,9 +201,11 @@ class GgufEngine:
                 f"{self.length} + {len(tokens)} tokens do not fit the context of "
                 f"{self.plan.context}"
             )
+        context = self.context
+        self.check_unchanged()  # of a file that was cut short, a mapped page cannot be touched
         ids = (ctypes.c_int32 * len(tokens))(*tokens)
         began = perf_counter_ns()
-        done = self.lib.llama_decode(self._context, self.lib.llama_batch_get_one(ids, len(tokens)))
+        done = self.lib.llama_decode(context, self.lib.llama_batch_get_one(ids, len(tokens)))
         self.decode_ns += perf_counter_ns() - began
         failure = self.streamer.take_failure() if self.streamer is not None else ""
         chosen = self.streamer.take_trace() if self._recorder is not None else []
@@ -224,18 +239,24 @@ class GgufEngine:
             self.streamer.take_trace()
 
     def check_unchanged(self) -> None:
-        """Raises StorageError when a file was written to since it was loaded."""
-        if self.streamer is None:
-            return
+        """Raises StorageError when a file was written to since it was loaded.
+
+        One that was deleted or replaced by another goes on as it was: it is mapped.
+        """
         for number, file in enumerate(self.weights.files):
-            if not self.streamer.unchanged(number):
+            if self.streamer is not None:
+                unchanged = self.streamer.unchanged(number)
+            else:
+                then, now = self._stamps[number], _stamp(file.path)
+                unchanged = now == then or now[:2] != then[:2]
+            if not unchanged:
                 raise StorageError(
                     f"{file.path}: it was changed while in use; load the model again"
                 )
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens of the cache; all or none where a model cannot cut."""
-        memory = self.lib.llama_get_memory(self._context)
+        memory = self.lib.llama_get_memory(self.context)
         if length > 0 and self.lib.llama_memory_seq_rm(memory, 0, length, -1):
             self.length = length
             return
@@ -255,3 +276,12 @@ class GgufEngine:
     def __del__(self) -> None:
         if getattr(self, "lib", None) is not None:
             self.close()
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    """What changes when a file is written to, after what changes when it is another file."""
+    try:
+        s = os.stat(path)
+    except OSError:
+        return (-1, -1, -1, -1)
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns

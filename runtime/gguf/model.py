@@ -53,6 +53,7 @@ class GgufModel:
         self._cached: list[int] = []
         self._template: ChatTemplate | None = None
         self._turn = 0
+        self._last: _Counts | None = None  # counters at the end, of a closed model
         self._start = self._counts()
         self._prompts = _Counts()
         self._tokens = self._generated = self._decoded = 0
@@ -153,7 +154,6 @@ class GgufModel:
                 f"the prompt has {len(ids)} tokens, the context is {self.plan.context}; "
                 "shorten it, or load the model with a larger context"
             )
-        engine.check_unchanged()
         self._turn += 1
         turn = self._turn
         text, stops = codecs.getincrementaldecoder("utf-8")("replace"), StopMatcher(params.stop)
@@ -178,6 +178,7 @@ class GgufModel:
                 piece, stopped = stops.push(text.decode(self.piece(token)))
                 if piece:
                     yield piece
+                    engine.check_open()
                     if turn != self._turn:
                         raise UsageError(
                             "another generation has started on this model, which has one context; "
@@ -230,6 +231,8 @@ class GgufModel:
 
     def _counts(self) -> _Counts:
         s = self.engine.streamer
+        if self._last is not None:
+            return self._last
         if s is None:
             return _Counts(decode_ns=self.engine.decode_ns)
         native, experts = s.stats(), s.expert_stats()
@@ -288,8 +291,9 @@ class GgufModel:
         self.engine.truncate(0)
 
     def close(self) -> None:
-        """Give the memory back; the model cannot be used any more."""
+        """Give the memory back; the model cannot be used any more, its stats() remain."""
         self._turn += 1
+        self._last = self._counts()
         self.engine.close()
 
 

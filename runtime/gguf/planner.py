@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from penstock import _native
-from penstock.errors import BudgetError, FormatError
+from penstock.errors import BudgetError, FormatError, UsageError
 from penstock.loaders.gguf_file import GGUFFile
 from penstock.loaders.probe import DeviceProfile, usable_cores
 from penstock.loaders.weight_map import WeightMap, streamed_pages
@@ -55,6 +55,7 @@ class _Sizes:
     kv_row: int  # elements of keys and values of a token, all layers
     trained: int  # context
     experts_used: int
+    head_dims: tuple[int, int]  # of keys and of values
 
 
 def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) -> GgufPlan:
@@ -62,25 +63,25 @@ def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) 
 
     Raises:
         BudgetError: the budget is too small; the message has the least that works.
+        UsageError: an option is out of its range.
     """
     sizes = _sizes(weights.files[0], weights)
+    _check(options)
+    kv_types = _kv_types(options, sizes)
     context = options.context or min(sizes.trained, CONTEXT)
     memory = options.memory
     if memory is None:
         memory = int(available_memory() * FREE_SHARE)
-    least = min(_least(weights, sizes, options, context, kv) for kv in _kv_types(options))
+    least = min(_least(weights, sizes, options, context, kv) for kv in kv_types)
     made: GgufPlan | None = None
-    for kv_type in _kv_types(options):
-        if (
-            _kv_bytes(sizes, context, kv_type) > KV_SHARE * memory
-            and kv_type != _kv_types(options)[-1]
-        ):
+    for kv_type in kv_types:
+        if _kv_bytes(sizes, context, kv_type) > KV_SHARE * memory and kv_type != kv_types[-1]:
             continue
         for batch in [options.batch] if options.batch else BATCHES:
             made = _try(weights, profile, options, sizes, memory, context, kv_type, batch, least)
             if made is not None:
                 return made if _native.address_space_supported() else _mapped(made)
-    raise _too_small(weights, sizes, options, memory, context, least)
+    raise _too_small(weights, sizes, options, kv_types, memory, context, least)
 
 
 def _mapped(plan: GgufPlan) -> GgufPlan:
@@ -97,8 +98,26 @@ def _mapped(plan: GgufPlan) -> GgufPlan:
     )
 
 
-def _kv_types(options: GgufOptions) -> list[str]:
-    return [options.kv_type] if options.kv_type else list(KV_TYPES)
+def _check(options: GgufOptions) -> None:
+    for name in ("context", "threads", "batch"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+
+
+def _kv_types(options: GgufOptions, sizes: _Sizes) -> list[str]:
+    """Number formats to choose from, best first: those whose blocks divide the heads."""
+    heads = sizes.head_dims
+    fit = [t for t in KV_TYPES if all(dim % KV_BYTES[t][0] == 0 for dim in heads)]
+    if options.kv_type is None:
+        return fit
+    if options.kv_type not in fit:
+        raise UsageError(
+            f"a KV cache of type {options.kv_type} has blocks of {KV_BYTES[options.kv_type][0]}, "
+            f"which do not divide the model's heads of {heads[0]} and {heads[1]}; choose "
+            f"{', '.join(fit)}"
+        )
+    return [options.kv_type]
 
 
 def _try(
@@ -167,7 +186,10 @@ def _try(
 
 
 def _share(weights: WeightMap, room: int) -> tuple[float, int, int, int] | None:
-    """(share, bytes streamed, largest part, ring) so that pinned matrices and ring fit `room`."""
+    """(share, bytes streamed, largest part, ring) so that pinned matrices and ring fit `room`.
+
+    The largest part is what is asked of one matrix at most; whole pages of it may be less.
+    """
     matrices = weights.of("matrix")
     whole = sum(w.info.nbytes for w in matrices)
     if whole <= room:
@@ -188,8 +210,8 @@ def _share(weights: WeightMap, room: int) -> tuple[float, int, int, int] | None:
             low = middle
         else:
             high = middle
-    _, parts_bytes, largest, ring = spent(high)
-    return high, parts_bytes, largest, ring
+    _, parts_bytes, _, ring = spent(high)
+    return high, parts_bytes, max(1, int(most * high)), ring
 
 
 def _least(weights: WeightMap, sizes: _Sizes, options: GgufOptions, context: int, kv: str) -> int:
@@ -237,7 +259,7 @@ def _buffers(weights: WeightMap, sizes: _Sizes, context: int, batch: int) -> int
     the attention scores where attention is not fused.
     """
     ffn = max(sizes.ffn, sizes.experts_used * _expert_ffn(weights))
-    tensors = batch * 4 * (8 * sizes.width + 3 * ffn)
+    tensors = batch * 4 * (5 * sizes.width + 3 * ffn)
     scores = batch * context * 4 * min(sizes.heads, 8)
     logits = 2 * 4 * sizes.vocab
     return int(tensors + scores + logits + SLACK + MAPPED_SHARE * weights.size)
@@ -269,7 +291,7 @@ def _sizes(file: GGUFFile, weights: WeightMap) -> _Sizes:
         )
     kv_heads = number("attention.head_count_kv", heads)
     head = width // max(heads, 1)
-    kv = kv_heads * (number("attention.key_length", head) + number("attention.value_length", head))
+    dims = number("attention.key_length", head), number("attention.value_length", head)
     vocab = next(
         (w.info.shape[0] for w in weights.weights if w.info.name == "token_embd.weight"), 1
     )
@@ -279,24 +301,27 @@ def _sizes(file: GGUFFile, weights: WeightMap) -> _Sizes:
         ffn=number("feed_forward_length", 0),
         heads=heads,
         vocab=vocab,
-        kv_row=layers * kv,
+        kv_row=layers * kv_heads * sum(dims),
         trained=number("context_length", CONTEXT),
         experts_used=number("expert_used_count", 0) if weights.experts else 0,
+        head_dims=dims,
     )
 
 
 def _too_small(
-    weights: WeightMap, sizes: _Sizes, options: GgufOptions, memory: int, context: int, least: int
-) -> BudgetError:
+    weights: WeightMap, sizes: _Sizes, options: GgufOptions, kv_types: list[str], memory: int,
+    context: int, least: int,
+) -> BudgetError:  # fmt: skip
     head = f"{weights.path}: {format_size(memory)} is too little for {context} tokens of context; "
     fits = [
         c
         for c in range(256, context, 256)
-        if min(_least(weights, sizes, options, c, kv) for kv in _kv_types(options)) <= memory
+        if min(_least(weights, sizes, options, c, kv) for kv in kv_types) <= memory
     ]
     if fits:
         return BudgetError(
             head + f"the largest context that fits is {fits[-1]} (--context {fits[-1]}), "
-            f"and {context} tokens need at least {format_size(least)}"
+            f"and {context} tokens need at least {format_size(least)}",
+            least,
         )
-    return BudgetError(head + f"it needs at least {format_size(least)}")
+    return BudgetError(head + f"it needs at least {format_size(least)}", least)

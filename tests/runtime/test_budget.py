@@ -7,8 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from penstock.loaders.probe import device_of, save_profile
 from penstock.runtime.budget import available_memory
 from penstock.runtime.load import load_bundle, plan_bundle
 from tests.bundle_builder import Parts, Shape, Stored, header_of, padded, profile, tiny_parts
+from tests.runtime.cgroups import Cgroup, MakeCgroup, make_cgroup
 
 CHILD = Path(__file__).with_name("capped_child.py")
 TOKENS = 200
@@ -28,63 +28,6 @@ SHARES = [1.0, 0.5, 0.25]
 GIB = 1 << 30
 PAGES = 64 << 10  # what layers are rounded up by
 SLACK = 512 << 10  # two quick probes may differ in the gap that is worth reading through
-
-
-@dataclass(frozen=True)
-class Cgroup:
-    """A memory cgroup of version 1 or 2."""
-
-    path: Path
-    version: int
-
-    def limit(self, nbytes: int) -> None:
-        name = "memory.limit_in_bytes" if self.version == 1 else "memory.max"
-        (self.path / name).write_text(str(nbytes))
-        if self.version == 2 and (self.path / "memory.swap.max").exists():
-            (self.path / "memory.swap.max").write_text("0")
-
-    @property
-    def peak(self) -> int:
-        name = "memory.max_usage_in_bytes" if self.version == 1 else "memory.peak"
-        return int((self.path / name).read_text())
-
-    @property
-    def kills(self) -> int:
-        name = "memory.oom_control" if self.version == 1 else "memory.events"
-        fields = dict(line.split() for line in (self.path / name).read_text().splitlines())
-        return int(fields["oom_kill"])
-
-
-@pytest.fixture(scope="module")
-def make_cgroup() -> Iterator[Callable[[], Any]]:
-    """A context that makes a memory cgroup; skips where this process may not."""
-
-    def candidates() -> Iterator[tuple[Path, int]]:
-        if Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
-            yield Path("/sys/fs/cgroup/memory"), 1
-        for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
-            control = root / "cgroup.subtree_control"
-            if control.exists() and "memory" in control.read_text().split():
-                yield root, 2
-
-    @contextmanager
-    def make() -> Iterator[Cgroup]:
-        reason = "no memory cgroup is mounted"
-        for root, version in candidates():
-            path = root / f"penstock-test-{os.getpid()}"
-            try:
-                path.mkdir()
-            except OSError as error:
-                reason = f"{path}: {error.strerror}"
-                continue
-            try:
-                yield Cgroup(path, version)
-            finally:
-                path.rmdir()
-            return
-        pytest.skip(f"no hard memory limit can be set here: {reason}")
-
-    yield make
 
 
 def run_child(cgroup: Cgroup, path: str, cache: Path, **options: Any) -> dict[str, Any]:
@@ -109,7 +52,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def baseline(make_cgroup: Callable[[], Any], cache: Path) -> int:
+def baseline(cache: Path) -> int:
     """What the interpreter takes with everything imported. The first run warms the page cache,
     whose pages would otherwise count here and be missed by the later children."""
     for _ in range(2):
@@ -123,7 +66,7 @@ def baseline(make_cgroup: Callable[[], Any], cache: Path) -> int:
 class Capped:
     """Runs a model under a limit of the baseline and its budget, and checks what it took."""
 
-    make_cgroup: Callable[[], Any]
+    make_cgroup: MakeCgroup
     baseline: int
     cache: Path
 
@@ -139,7 +82,7 @@ class Capped:
 
 
 @pytest.fixture(scope="module")
-def capped(make_cgroup: Callable[[], Any], baseline: int, cache: Path) -> Capped:
+def capped(baseline: int, cache: Path) -> Capped:
     return Capped(make_cgroup, baseline, cache)
 
 
