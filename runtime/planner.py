@@ -332,8 +332,8 @@ def _assemble(
 
 
 def _depth(wanted: int | None, measured: int, backend: str) -> int:
-    """Reads in flight. A layer's misses come at once, and while hits are computed nobody refills the
-    queue: where storage likes many reads, it may have a whole layer's."""
+    """Reads in flight. A layer's misses come at once, and while hits are computed nobody refills
+    the queue: where storage likes many reads, it may have a whole layer's."""
     most = THREADS_MOST if backend == "threads" else DEPTH_MOST
     if wanted is None and measured >= BURST_DEPTH:
         wanted = most
