@@ -157,7 +157,7 @@ class GgufModel:
         self._turn += 1
         turn = self._turn
         text, stops = codecs.getincrementaldecoder("utf-8")("replace"), StopMatcher(params.stop)
-        sampler = _Sampler(lib, params, ids)
+        sampler = _Sampler(lib, engine.vocab, params, ids)
         try:
             if not self._prompt(ids, cancelled):
                 self.finish_reason = "cancelled"
@@ -300,13 +300,13 @@ class GgufModel:
 class _Sampler:
     """llama.cpp's chain of samplers for one generation."""
 
-    def __init__(self, lib: Any, params: SamplingParams, prompt: list[int]) -> None:
+    def __init__(self, lib: Any, vocab: int, params: SamplingParams, prompt: list[int]) -> None:
         self._lib = lib
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         if params.repetition_penalty != 1.0 and params.repetition_window:
             self._add(
                 lib.llama_sampler_init_penalties(
-                    params.repetition_window, params.repetition_penalty, 0.0, 0.0
+                    vocab, params.repetition_window, params.repetition_penalty, 0.0, 0.0
                 )
             )
         if params.temperature == 0:

@@ -169,7 +169,9 @@ def test_the_engine_streams_what_the_plan_says(files: Files, llama_cpp: None) ->
         before = engine.streamer.stats()
         engine.decode([6])
         after = engine.streamer.stats()
-        assert plan.streamed > 0 and after.bytes - before.bytes == plan.streamed
+        # Reads that are under way at either moment are not counted yet.
+        assert plan.streamed > 0
+        assert abs(after.bytes - before.bytes - plan.streamed) <= plan.ring
         assert before.pinned_bytes <= plan.pinned
     finally:
         model.close()
@@ -253,7 +255,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda raw: b"", "not a GGUF file"),
     "version": (lambda raw: raw[:4] + struct.pack("<I", 9) + raw[8:], "version is 9"),
     "short": (lambda raw: raw[:-4096], "the file is cut short"),
-    "header": (lambda raw: raw[:900], "cut short"),
+    "header": (lambda raw: raw[:900], "more than the file holds"),
     "count": (lambda raw: raw[:8] + b"\xff" * 8 + raw[16:], "the number of tensors"),
     "layers": (renamed(b"block_count", b"block_kount"), "block_count"),
 }

@@ -224,12 +224,11 @@ def iter_of(model: GgufModel) -> Iterator[str]:
     return iter(model.generate(PROMPT, max_tokens=24))
 
 
-def test_a_model_without_a_template_says_so(open_engine: Open, tmp_path: Path) -> None:
+def test_a_model_without_a_template_gets_the_plain_one(open_engine: Open, tmp_path: Path) -> None:
     from benchmarks import synthetic_gguf
 
     whole = synthetic_gguf.write_gguf(SHAPES["tiny-llama"], tmp_path / "m.gguf")[0].read_bytes()
     cut = whole.replace(b"tokenizer.chat_template", b"tokenizer.chat_tompkate")
     (tmp_path / "cut.gguf").write_bytes(cut)
     model = GgufModel(open_engine(tmp_path / "cut.gguf"))
-    with pytest.raises(Exception, match="template"):
-        list(model.chat([{"role": "user", "content": "x"}]))
+    assert "".join(model.chat([{"role": "user", "content": "x"}], max_tokens=8))
