@@ -17,17 +17,15 @@ namespace {
 class ReadQueueThreads final : public ReadQueue {
 public:
     ReadQueueThreads(const DirectFile & file, int threads, size_t outstanding) : file_(file), ring_(outstanding) {
-        for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+        try {
+            for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+        } catch (...) {  // no destructor follows, and a thread that is not joined ends the process
+            join();
+            throw;
+        }
     }
 
-    ~ReadQueueThreads() override {
-        {
-            std::lock_guard lock(mutex_);
-            stop_ = true;
-        }
-        wake_.notify_all();
-        for (auto & t : threads_) t.join();
-    }
+    ~ReadQueueThreads() override { join(); }
 
     uint64_t submit(const Read * reads, size_t count) override {
         std::lock_guard lock(mutex_);
@@ -72,6 +70,15 @@ private:
         Read read;
         bool done;
     };
+
+    void join() {
+        {
+            std::lock_guard lock(mutex_);
+            stop_ = true;
+        }
+        wake_.notify_all();
+        for (auto & t : threads_) t.join();
+    }
 
     void work() {
         std::unique_lock lock(mutex_);
