@@ -18,6 +18,7 @@ import platformdirs
 
 from penstock import _native
 from penstock.errors import StorageError
+from penstock.loaders.cores import usable_cores
 
 PROFILE_VERSION = 1
 BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
@@ -163,13 +164,6 @@ def device_of(path: str | os.PathLike[str]) -> str:
     """'254:0-ext4': device numbers and file system type."""
     number = os.stat(path).st_dev
     return f"{os.major(number)}-{os.minor(number)}-{_file_system(Path(path).resolve())}"
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: a container's, not the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _file_system(path: Path) -> str:

@@ -24,7 +24,7 @@ import platformdirs
 
 from penstock import _native
 from penstock.errors import PenstockError, StorageError
-from penstock.loaders.probe import usable_cores
+from penstock.loaders.cores import usable_cores
 from penstock.runtime.budget import available_memory, format_size, memory_limit
 from penstock.runtime.embedded import EXACT_SHARE, embedded_model
 from penstock.runtime.gguf.library import VERSION as LLAMA_VERSION

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from penstock.errors import BudgetError, UsageError
 from penstock.loaders.bundle import Bundle
-from penstock.loaders.probe import DeviceProfile, usable_cores
+from penstock.loaders.cores import usable_cores
+from penstock.loaders.probe import DeviceProfile
 from penstock.runtime.budget import available_memory, format_size
 from penstock.runtime.plan import LayerPlan, Plan
 from penstock.runtime.program import Hyperparameters

@@ -13,8 +13,9 @@ import numpy as np
 
 from penstock import _native
 from penstock.errors import BudgetError, FormatError, UsageError
+from penstock.loaders.cores import usable_cores
 from penstock.loaders.gguf_file import GGUFFile
-from penstock.loaders.probe import DeviceProfile, usable_cores
+from penstock.loaders.probe import DeviceProfile
 from penstock.loaders.weight_map import WeightMap, streamed_pages
 from penstock.runtime.budget import available_memory, format_size
 from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan

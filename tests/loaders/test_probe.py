@@ -23,5 +23,6 @@ def test_memory_is_measured_on_the_cores_there_are(
     monkeypatch.setattr("penstock._native.measure_memory", measure)
     monkeypatch.setattr("os.cpu_count", lambda: 64)  # the machine's, of which a container has three
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {4, 5, 6})
+    monkeypatch.setattr("penstock.loaders.cores.cpu_quotas", lambda: [])
     probe.probe(tmp_path, quick=True)
     assert asked == [3]

@@ -1,4 +1,4 @@
-"""A hard memory limit for a child process: a memory cgroup of version 1 or 2."""
+"""Hard limits for a child process, of memory or cores: a cgroup of version 1 or 2."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ import pytest
 
 @dataclass(frozen=True)
 class Cgroup:
-    """A memory cgroup of version 1 or 2."""
+    """A cgroup of version 1 or 2."""
 
     path: Path
     version: int
+
+    def limit_cores(self, cores: float) -> None:
+        time, period = str(int(cores * 100000)), "100000"  # microseconds
+        if self.version == 1:
+            (self.path / "cpu.cfs_period_us").write_text(period)
+            (self.path / "cpu.cfs_quota_us").write_text(time)
+        else:
+            (self.path / "cpu.max").write_text(f"{time} {period}")
 
     def limit(self, nbytes: int) -> None:
         name = "memory.limit_in_bytes" if self.version == 1 else "memory.max"
@@ -39,20 +47,20 @@ class Cgroup:
 MakeCgroup = Callable[[], AbstractContextManager[Cgroup]]
 
 
-def _roots() -> Iterator[tuple[Path, int]]:
-    if Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
-        yield Path("/sys/fs/cgroup/memory"), 1
+def _roots(controller: str) -> Iterator[tuple[Path, int]]:
+    if Path(f"/sys/fs/cgroup/{controller}/cgroup.procs").exists():
+        yield Path(f"/sys/fs/cgroup/{controller}"), 1
     for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
         control = root / "cgroup.subtree_control"
-        if control.exists() and "memory" in control.read_text().split():
+        if control.exists() and controller in control.read_text().split():
             yield root, 2
 
 
 @contextmanager
-def make_cgroup() -> Iterator[Cgroup]:
-    """A new memory cgroup, removed at the end; skips where this process may not make one."""
-    reason = "no memory cgroup is mounted"
-    for root, version in _roots():
+def make_cgroup(controller: str = "memory") -> Iterator[Cgroup]:
+    """A new cgroup, removed at the end; skips where this process may not make one."""
+    reason = f"no {controller} cgroup is mounted"
+    for root, version in _roots(controller):
         path = root / f"penstock-test-{os.getpid()}"
         try:
             path.mkdir()
@@ -64,4 +72,4 @@ def make_cgroup() -> Iterator[Cgroup]:
         finally:
             path.rmdir()
         return
-    pytest.skip(f"no hard memory limit can be set here: {reason}")
+    pytest.skip(f"no hard {controller} limit can be set here: {reason}")
