@@ -118,13 +118,19 @@ def _print_layers(p: Plan, bundle: Bundle) -> None:
 
 def _print_outlook(p: Plan | GgufPlan) -> None:
     profile = p.profile
-    how = "direct" if p.direct else "buffered"
+    if p.read_bytes is None or p.tokens_per_second is None:
+        per_token = "unknown, as the system decides what of the weights is in memory"
+        speed, reads = "unknown", "by the system, in llama.cpp's own mapping"
+    else:
+        per_token, speed = size(p.read_bytes), f"{p.tokens_per_second:.3g} expected"
+        how = "direct" if p.direct else "buffered"
+        reads = f"{how}, {p.backend}, {p.depth} in flight"
     print_facts(
         [
-            ("read per token", size(p.read_bytes)),
-            ("tokens per second", f"{p.tokens_per_second:.3g} expected, on {p.threads} threads"),
+            ("read per token", per_token),
+            ("tokens per second", f"{speed}, on {p.threads} threads"),
             ("least budget", f"{size(p.least)} in this mode and context"),
-            ("reads", f"{how}, {p.backend}, {p.depth} in flight"),
+            ("reads", reads),
             (
                 "device",
                 f"{profile.device}: {size(profile.sequential_bytes_per_second)}/s in order, memory "

@@ -29,13 +29,16 @@ class ModelStats(Protocol):
         ...
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes read from storage; never less than before, until a reset."""
+    def read_bytes(self) -> int | None:
+        """Bytes read from storage; never less than before, until a reset.
+
+        None, always, where the system reads the weights and nobody counts.
+        """
         ...
 
     @property
-    def hit_rate(self) -> float:
-        """Share of the streamed weights wanted that were in memory, 0 to 1."""
+    def hit_rate(self) -> float | None:
+        """Share of the streamed weights wanted that were in memory, 0 to 1; None as above."""
         ...
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.errors import UsageError
@@ -248,7 +248,7 @@ class GgufModel:
         total = now.decode_ns * 1e-9
         storage = now.wait_ns * 1e-9
         seconds = decoded.decode_ns * 1e-9
-        return GgufStats(
+        found = GgufStats(
             tokens=self._tokens,
             generated=self._generated,
             decoded=self._decoded,
@@ -264,6 +264,18 @@ class GgufModel:
             tokens_per_second=self._decoded / seconds if seconds else 0.0,
             planned_memory=self.plan.total,
             peak_memory=peak_memory(),
+        )
+        if self.plan.mode != "mapped":
+            return found
+        return replace(
+            found,
+            read_bytes=None,
+            per_token_bytes=None,
+            reads=None,
+            hit_rate=None,
+            effective_throughput=None,
+            storage=None,
+            compute=None,
         )
 
     def record_trace(self, path: str | os.PathLike[str]) -> AbstractContextManager[None]:

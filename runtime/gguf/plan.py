@@ -18,7 +18,8 @@ class GgufPlan:
     Attributes:
         mode: 'resident' (all weights in memory, llama.cpp as it is), 'stream' (parts of dense
             tensors pass through a ring) or 'experts' (an expert window); both at once is 'experts'.
-            'mapped' where the system has no streaming: llama.cpp's mapping, which is not counted.
+            'mapped' where the system has no streaming: llama.cpp's mapping, which is not counted,
+            and of which the system decides what is in memory.
         budget: what was allowed; None: as much as the model can use.
         least: the smallest budget that works with this context.
         kv_type: number format of the KV cache.
@@ -29,7 +30,10 @@ class GgufPlan:
         ring: memory that streamed weights pass through.
         window: memory for experts, of all experts' bytes.
         adapters: LoRA adapters, whole.
-        read_bytes: expected to be read for a token, in steady state.
+        policy: which expert leaves the window; depth, backend, direct: how parts are read. 'none',
+            0 and False when mapped.
+        read_bytes: expected to be read for a token, in steady state; None, and tokens_per_second
+            too, when mapped: nobody knows.
         note: what the person should know of this plan, or ''.
     """
 
@@ -60,8 +64,8 @@ class GgufPlan:
     depth: int
     backend: str
     direct: bool
-    read_bytes: float
-    tokens_per_second: float
+    read_bytes: float | None
+    tokens_per_second: float | None
     profile: DeviceProfile
     note: str = ""
 

@@ -86,7 +86,11 @@ def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) 
 
 
 def _mapped(plan: GgufPlan) -> GgufPlan:
-    """What becomes of a plan where pages under llama.cpp's mapping cannot be replaced."""
+    """What becomes of a plan where pages under llama.cpp's mapping cannot be replaced.
+
+    Nothing of streaming is left in it, and no forecast: how much is read depends on what the system
+    keeps in memory.
+    """
     if plan.mode == "resident":
         return plan
     note = (
@@ -95,7 +99,21 @@ def _mapped(plan: GgufPlan) -> GgufPlan:
         "weights is in memory, and the budget covers only the rest"
     )
     return replace(
-        plan, mode="mapped", pinned=0, ring=0, window=0, streamed=0, share=0.0, note=note
+        plan,
+        mode="mapped",
+        pinned=0,
+        streamed=0,
+        share=0.0,
+        largest_part=0,
+        ring=0,
+        window=0,
+        policy="none",
+        depth=0,
+        backend="none",
+        direct=False,
+        read_bytes=None,
+        tokens_per_second=None,
+        note=note,
     )
 
 

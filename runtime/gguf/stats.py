@@ -20,20 +20,24 @@ class GgufStats:
         effective_throughput: read bytes over the time with a read in flight; raw_throughput: what
             the probe measured for large reads in order.
         storage: the graph waited for reads; compute: the rest of total.
+
+    read_bytes, per_token_bytes, reads, hit_rate, effective_throughput, storage and compute are None
+    where the plan's mode is 'mapped': the system reads the weights while llama.cpp computes, and
+    nobody counts.
     """
 
     tokens: int
     generated: int
     decoded: int
-    read_bytes: int
-    per_token_bytes: float
-    reads: int
-    hit_rate: float
-    effective_throughput: float
+    read_bytes: int | None
+    per_token_bytes: float | None
+    reads: int | None
+    hit_rate: float | None
+    effective_throughput: float | None
     raw_throughput: float
     total: float
-    storage: float
-    compute: float
+    storage: float | None
+    compute: float | None
     tokens_per_second: float
     planned_memory: int
     peak_memory: int
@@ -43,20 +47,43 @@ class GgufStats:
         return asdict(self)
 
     def __str__(self) -> str:
-        def share(seconds: float) -> str:
-            return f"{100 * seconds / self.total:.0f} %" if self.total else "-"
+        def size(nbytes: float | None) -> str:
+            return "unknown" if nbytes is None else format_size(nbytes)
 
-        lines = [
-            f"tokens            {self.tokens} ({self.tokens - self.decoded} of prompts, "
-            f"{self.generated} generated, {self.tokens_per_second:.2f} per second)",
-            f"read from storage {format_size(self.read_bytes)} in {self.reads} reads, "
-            f"{format_size(self.per_token_bytes)} per decoded token",
-            f"expert hit rate   {100 * self.hit_rate:.1f} %",
-            f"throughput        {format_size(self.effective_throughput)}/s, "
-            f"raw {format_size(self.raw_throughput)}/s in order",
-            f"time              {self.total:.2f} s: storage {share(self.storage)}, "
-            f"compute {share(self.compute)}",
-            f"memory            {format_size(self.planned_memory)} planned, "
-            f"{format_size(self.peak_memory)} process peak with Python and libraries",
-        ]
-        return "\n".join(lines)
+        def share(part: float | None, whole: float, digits: int = 0) -> str:
+            return "-" if part is None or not whole else f"{100 * part / whole:.{digits}f} %"
+
+        tokens = (
+            f"{self.tokens} ({self.tokens - self.decoded} of prompts, "
+            f"{self.generated} generated, {self.tokens_per_second:.2f} per second)"
+        )
+        peak = f"{format_size(self.peak_memory)} process peak with Python and libraries"
+        if self.read_bytes is None:
+            rows = [
+                ("tokens", tokens),
+                ("read from storage", "unknown, by the system, in llama.cpp's own mapping"),
+                ("time", f"{self.total:.2f} s"),
+                ("memory", f"{size(self.planned_memory)} planned beside the weights, {peak}"),
+            ]
+        else:
+            rows = [
+                ("tokens", tokens),
+                (
+                    "read from storage",
+                    f"{size(self.read_bytes)} in {self.reads} reads, "
+                    f"{size(self.per_token_bytes)} per decoded token",
+                ),
+                ("expert hit rate", share(self.hit_rate, 1.0, 1)),
+                (
+                    "throughput",
+                    f"{size(self.effective_throughput)}/s, "
+                    f"raw {size(self.raw_throughput)}/s in order",
+                ),
+                (
+                    "time",
+                    f"{self.total:.2f} s: storage {share(self.storage, self.total)}, "
+                    f"compute {share(self.compute, self.total)}",
+                ),
+                ("memory", f"{size(self.planned_memory)} planned, {peak}"),
+            ]
+        return "\n".join(f"{name:17} {value}" for name, value in rows)

@@ -35,8 +35,8 @@ class Metrics:
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._aborted = 0
-        self._read_bytes = 0
-        self._hit_rate = 1.0
+        self._read_bytes: int | None = 0
+        self._hit_rate: float | None = 1.0
         self._request = _Summary()
         self._queued = _Summary()
         self._generation = _Summary()
@@ -88,24 +88,23 @@ class Metrics:
         yield from _head("requests_total", "counter", "HTTP requests answered.")
         for (path, status), count in sorted(self._requests.items()):
             yield f'penstock_requests_total{{path="{path}",code="{status}"}} {count}'
-        counters: tuple[tuple[str, str, int], ...] = (
+        counters: tuple[tuple[str, str, int | None], ...] = (
             ("prompt_tokens_total", "Tokens of the prompts that were run.", self._prompt_tokens),
             ("generated_tokens_total", "Tokens of the answers.", self._generated_tokens),
             ("read_bytes_total", "Bytes of weights read from storage.", self._read_bytes),
             ("aborted_total", "Requests whose client left first.", self._aborted),
         )
-        for name, text, value in counters:
-            yield from _head(name, "counter", text)
-            yield f"penstock_{name} {value}"
-        gauges: tuple[tuple[str, str, float], ...] = (
+        gauges: tuple[tuple[str, str, float | None], ...] = (
             ("hit_rate", "Share of streamed weights that were in memory.", self._hit_rate),
             ("queue_length", "Requests that wait for the model.", queue_length),
             ("in_flight", "Requests that the model works on.", in_flight),
             ("start_time_seconds", "When the server started, in Unix time.", self._started),
         )
-        for name, text, gauge in gauges:
-            yield from _head(name, "gauge", text)
-            yield f"penstock_{name} {gauge}"
+        for kind, values in (("counter", counters), ("gauge", gauges)):
+            for name, text, value in values:
+                if value is not None:  # what nobody knows is left out
+                    yield from _head(name, kind, text)
+                    yield f"penstock_{name} {value}"
         summaries = (
             ("request_seconds", "From a request to its whole answer.", self._request),
             ("queue_seconds", "From a request to its turn.", self._queued),

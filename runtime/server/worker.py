@@ -71,6 +71,7 @@ class Worker:
         self._running: Job | None = None
         self._refuses = False
         self._closed = False
+        metrics.model(model.stats())  # a figure that it does not know is never shown as zero
         # A daemon: a read that never returns must not keep the process.
         self._thread = threading.Thread(target=self._loop, name="penstock-model", daemon=True)
         self._thread.start()

@@ -27,10 +27,21 @@ def test_plan_and_run_say_so(cli: Cli, model: Path) -> None:
     title = " ".join(result.out.split())  # which wraps beside a narrow table
     assert result.code == 0 and "in llama.cpp's own mapping" in title
     assert result.err.startswith("Note: weights cannot be streamed on this system")
-    assert cli("plan", model, *options, "--json").json["mode"] == "mapped"
-    result = cli("run", model, "Once upon a time", *options, "--max-tokens", "4")
+    assert "read per token unknown, as the system decides" in title
+    assert "tokens per second unknown, on" in title and "expected" not in title
+    assert "reads by the system, in llama.cpp's own mapping" in title and "in flight" not in title
+    plan = cli("plan", model, *options, "--json").json
+    assert plan["mode"] == "mapped"
+    assert plan["read_bytes"] is None and plan["tokens_per_second"] is None
+    assert (plan["largest_part"], plan["policy"], plan["backend"]) == (0, "none", "none")
+    run = ("run", model, "Once upon a time", *options, "--max-tokens", "4")
+    result = cli(*run, "--stats")
     assert result.code == 0 and result.out.strip()
     assert result.err.startswith("Note: weights cannot be streamed on this system")
+    assert "read from storage unknown, by the system" in result.err
+    assert "hit rate" not in result.err and "throughput" not in result.err
+    stats = cli(*run, "--json").json["stats"]
+    assert stats["read_bytes"] is None and stats["hit_rate"] is None and stats["generated"] == 4
 
 
 def test_what_fits_needs_no_note(cli: Cli, model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +47,24 @@ def test_it_runs_in_the_mapping_and_says_so(path: Path, elsewhere: None) -> None
     assert plan.mode == "mapped"
     assert "cannot be streamed on this system" in plan.note
     assert (plan.pinned, plan.ring, plan.window, plan.streamed) == (0, 0, 0, 0)
+    assert (plan.largest_part, plan.share, plan.depth, plan.direct) == (0, 0.0, 0, False)
+    assert plan.policy == plan.backend == "none"
+    assert plan.read_bytes is None and plan.tokens_per_second is None, "nobody knows"
+    assert json.loads(json.dumps(plan.to_dict()))["read_bytes"] is None
     assert plan.total == plan.kv_cache + plan.buffers
     model = penstock.load(path, memory=plan.least, context=256)
     assert isinstance(model, GgufModel)
     assert model.engine.streamer is None
     text = "".join(model.generate("Once upon a time", max_tokens=8, temperature=0.0))
-    assert text and model.stats().read_bytes == 0
+    stats = model.stats()
+    assert text and stats.generated == 8 and stats.tokens_per_second > 0 and stats.total > 0
+    unknown = {name for name, value in stats.to_dict().items() if value is None}
+    assert unknown == {
+        "read_bytes", "per_token_bytes", "reads", "hit_rate", "effective_throughput", "storage",
+        "compute",
+    }  # fmt: skip
+    assert "unknown, by the system" in str(stats) and "0 B" not in str(stats)
+    assert "hit rate" not in str(stats) and "None" not in str(stats)
     model.close()
 
 
@@ -63,6 +76,8 @@ def test_the_numbers_are_the_same(path: Path, elsewhere: None) -> None:
 def test_what_fits_is_resident_as_everywhere(path: Path, elsewhere: None) -> None:
     plan = made(path, "1GiB")
     assert (plan.mode, plan.note) == ("resident", "")
+    assert plan.read_bytes == 0 and plan.tokens_per_second
+    assert plan.policy == "lfu" and plan.backend != "none"
 
 
 def test_too_little_is_too_little(path: Path, elsewhere: None) -> None:
@@ -75,6 +90,7 @@ def test_with_streaming_there_is_nothing_to_say(path: Path) -> None:
         pytest.skip("this system has no streaming")
     plan = made(path, made(path, "1GiB").least)
     assert plan.mode in ("stream", "experts") and plan.note == ""
+    assert plan.read_bytes and plan.tokens_per_second and plan.depth
     outcome = check(path)
     assert outcome.identical and outcome.difference == 0 and outcome.read_bytes > 0
 

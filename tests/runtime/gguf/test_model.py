@@ -57,8 +57,9 @@ def test_greedy_text_is_that_of_stock_llama_cpp(model: GgufModel, path: Path) ->
     assert model.finish_reason == "length" and model.completion_tokens == 40
     stats = model.stats()
     assert (stats.tokens, stats.generated, stats.decoded) == (len(ids) + 39, 40, 39)
-    assert stats.read_bytes > 0 and stats.per_token_bytes > 0 and stats.reads > 0
-    assert 0 <= stats.hit_rate <= 1 and stats.storage <= stats.total
+    assert stats.read_bytes and stats.per_token_bytes and stats.reads
+    assert stats.hit_rate is not None and 0 <= stats.hit_rate <= 1
+    assert stats.storage is not None and stats.storage <= stats.total
     assert "read from storage" in str(stats) and stats.to_dict()["generated"] == 40
     model.reset_stats()
     assert model.stats().tokens == model.stats().read_bytes == 0

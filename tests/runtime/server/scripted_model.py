@@ -34,8 +34,8 @@ CONTEXT_TOKENS = 1000
 class ScriptedStats:
     tokens: int
     generated: int
-    read_bytes: int
-    hit_rate: float = 0.75
+    read_bytes: int | None
+    hit_rate: float | None = 0.75
 
     def to_dict(self) -> dict[str, Any]:
         return {}

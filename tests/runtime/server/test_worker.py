@@ -13,7 +13,7 @@ from penstock.runtime.server.api_error import ApiError
 from penstock.runtime.server.metrics import Metrics
 from penstock.runtime.server.schema import Asked, parse_completion
 from penstock.runtime.server.worker import Event, Finished, Job, Worker
-from tests.runtime.server.scripted_model import ScriptedModel
+from tests.runtime.server.scripted_model import ScriptedModel, ScriptedStats
 
 LEFT = ApiError(499, "left")
 SECONDS_MOST = 30
@@ -69,6 +69,19 @@ def test_the_end_says_why_and_how_much(bench: Bench) -> None:
     assert bench.number("prompt_tokens_total") == 2
     assert bench.number("read_bytes_total") == 3000
     assert bench.number("request_seconds_count") == 1
+
+
+def test_a_figure_that_the_model_does_not_know_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = ScriptedStats(tokens=0, generated=0, read_bytes=None, hit_rate=None)
+    monkeypatch.setattr(ScriptedModel, "stats", lambda model: unknown)
+    bench = Bench()
+    for prompt in ("", "count 3"):
+        if prompt:
+            collect(bench.ask(prompt)[1])
+        page = bench.metrics.text(0, 0)
+        assert "read_bytes" not in page and "hit_rate" not in page
+    assert bench.number("generated_tokens_total") == 3
+    bench.worker.close(SECONDS_MOST)
 
 
 def test_a_full_queue_refuses_at_once_and_takes_again(bench: Bench) -> None:
