@@ -323,7 +323,7 @@ class WeightStreamer:
     def expect(self, name: str, file: int, offset: int) -> None:
         """Fail when llama.cpp keeps this tensor anywhere else."""
 
-    def start(self, ring_bytes: int, window_bytes: int, policy: str, expert_layers: Sequence[int]) -> None:
+    def start(self, ring_bytes: int, window_bytes: int, policy: str, expert_layers: Sequence[int], ring_memory: str = 'aliases') -> None:
         """Replace the mapping and read what is pinned."""
 
     def access(self, get_name: int, get_data: int, nbytes: int, nelements: int, nrows: int, get_i32_nd: int, sources_offset: int, sources: int) -> None:

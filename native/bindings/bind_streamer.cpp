@@ -25,6 +25,13 @@ Function function(uintptr_t address) {
     return reinterpret_cast<Function>(address);
 }
 
+RingMemory ring_memory_named(const std::string & name) {
+    if (name == "aliases") return RingMemory::aliases;
+    if (name == "fresh") return RingMemory::fresh;
+    if (name == "huge") return RingMemory::huge;
+    throw ArgumentError("no ring memory '" + name + "'; there are aliases, fresh and huge");
+}
+
 }  // namespace
 
 void bind_streamer(nb::module_ & m) {
@@ -50,7 +57,9 @@ void bind_streamer(nb::module_ & m) {
         .def("stream", &WeightStreamer::stream, "file"_a, "offset"_a, "bytes"_a, "Pages of one tensor that pass through the ring.")
         .def("experts", &WeightStreamer::experts, "layer"_a, "file"_a, "offset"_a, "stride"_a, "count"_a, "A tensor with one matrix of each expert of a layer.")
         .def("expect", &WeightStreamer::expect, "name"_a, "file"_a, "offset"_a, "Fail when llama.cpp keeps this tensor anywhere else.")
-        .def("start", &WeightStreamer::start, "ring_bytes"_a, "window_bytes"_a, "policy"_a, "expert_layers"_a,
+        .def("start", [](WeightStreamer & s, size_t ring_bytes, size_t window_bytes, const std::string & policy, const std::vector<int> & expert_layers,
+                         const std::string & ring_memory) { s.start(ring_bytes, window_bytes, policy, expert_layers, ring_memory_named(ring_memory)); },
+             "ring_bytes"_a, "window_bytes"_a, "policy"_a, "expert_layers"_a, "ring_memory"_a = "aliases",
              nb::call_guard<nb::gil_scoped_release>(), "Replace the mapping and read what is pinned.")
         .def("access", [](WeightStreamer & s, uintptr_t get_name, uintptr_t get_data, uintptr_t nbytes, uintptr_t nelements, uintptr_t nrows,
                           uintptr_t get_i32_nd, size_t sources_offset, int sources) {

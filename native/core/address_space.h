@@ -24,6 +24,12 @@ void close_shared(int shared) noexcept;
 // Give the pages of a private range back; they read as zero until written again.
 void discard(uint8_t * at, size_t bytes) noexcept;
 
+// Move the pages of a private range to another one of the same kind, in place of what it had; the range they
+// came from stays, empty. False where that cannot be done: the pages are where they were, `to` may be unmapped.
+bool move_pages(uint8_t * from, uint8_t * to, size_t bytes) noexcept;
+// How many mappings a process may have.
+size_t most_mappings() noexcept;
+
 // Faults on a range of llama.cpp's own mapping bring single pages in, not their neighbours too.
 void expect_random(uint8_t * at, size_t bytes) noexcept;
 

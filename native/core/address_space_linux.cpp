@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <string>
 
@@ -52,6 +53,21 @@ void unmap(uint8_t * at, size_t bytes) noexcept { munmap(at, bytes); }
 void close_shared(int shared) noexcept { close(shared); }
 
 void discard(uint8_t * at, size_t bytes) noexcept { madvise(at, bytes, MADV_DONTNEED); }
+
+bool move_pages(uint8_t * from, uint8_t * to, size_t bytes) noexcept {
+    constexpr int kKeepRange = 4;  // MREMAP_DONTUNMAP, Linux 5.7; headers of older C libraries lack it
+    return mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | kKeepRange, to) == to;
+}
+
+size_t most_mappings() noexcept {
+    size_t most = 65530;  // the kernel's default
+    if (std::FILE * file = std::fopen("/proc/sys/vm/max_map_count", "re")) {
+        unsigned long told = 0;
+        if (std::fscanf(file, "%lu", &told) == 1) most = told;
+        std::fclose(file);
+    }
+    return most;
+}
 
 void expect_random(uint8_t * at, size_t bytes) noexcept { madvise(at, bytes, MADV_RANDOM); }
 

@@ -17,6 +17,8 @@ uint8_t * map_shared(uint8_t *, size_t, int, uint64_t) { refuse(); }
 void unmap(uint8_t *, size_t) noexcept {}
 void close_shared(int) noexcept {}
 void discard(uint8_t *, size_t) noexcept {}
+bool move_pages(uint8_t *, uint8_t *, size_t) noexcept { return false; }
+size_t most_mappings() noexcept { return 0; }
 void expect_random(uint8_t *, size_t) noexcept {}
 
 }  // namespace penstock::address_space

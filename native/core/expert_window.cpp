@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "address_space.h"
 #include "aligned_buffer.h"
 #include "error.h"
 
@@ -17,7 +16,8 @@ size_t pieces(size_t bytes) { return bytes / kReadBytes + 2; }
 
 ExpertWindow::ExpertWindow(int layers, int experts, std::vector<Tensor> tensors, size_t bytes, const std::string & policy,
                            std::vector<ReadQueue *> queues)
-    : layers_(layers), experts_(experts), tensors_(std::move(tensors)), queues_(std::move(queues)), bytes_(bytes) {
+    : layers_(layers), experts_(experts), tensors_(std::move(tensors)), queues_(std::move(queues)),
+      exchange_(tensors_.size() * static_cast<size_t>(std::max(experts, 0))), bytes_(bytes) {
     if (layers < 1 || experts < 1 || layers > (1 << 16) || experts > (1 << 14)) throw ArgumentError("ExpertWindow: layers or experts out of range");
     tensors_of_.resize(static_cast<size_t>(layers));
     bytes_of_.resize(static_cast<size_t>(layers), 0);
@@ -57,7 +57,7 @@ void ExpertWindow::drop(int32_t expert) noexcept {
     const int layer = expert / experts_;
     for (int tensor : tensors_of_[static_cast<size_t>(layer)]) {
         const Pages p = pages(tensor, expert % experts_);
-        if (p.bytes != 0) address_space::discard(p.at, p.bytes);
+        exchange_.give(p.at, p.bytes);
     }
     held_[static_cast<size_t>(expert)] = 0;
     held_bytes_ -= expert_bytes(layer);
@@ -95,6 +95,7 @@ void ExpertWindow::read(int layer, const std::vector<int32_t> & experts) {
         reads_.clear();
         for (int32_t e : experts) {
             const Pages p = pages(tensor, e);
+            exchange_.take(p.at, p.bytes);
             size_t place = iov_of_[static_cast<size_t>(tensor)] + static_cast<size_t>(e) * pieces(t.stride);
             for (size_t at = 0; at < p.bytes; at += kReadBytes) {
                 iovec & part = iov_[place++];
@@ -105,6 +106,7 @@ void ExpertWindow::read(int layer, const std::vector<int32_t> & experts) {
         if (reads_.empty()) continue;
         end_[static_cast<size_t>(tensor)] = queues_[static_cast<size_t>(t.file)]->submit(reads_.data(), reads_.size()) + reads_.size();
     }
+    exchange_.flush();
     for (int32_t e : experts) {
         held_[static_cast<size_t>(id(layer, e))] = 1;
         live_.push_back(id(layer, e));
@@ -118,6 +120,7 @@ void ExpertWindow::route(int layer, const int32_t * chosen, size_t count, bool b
         policy_->token();
         if (recording_) trace_.insert(trace_.end(), {-1, -1});
     }
+    if (current_ >= 0) settle(current_);  // a graph may skip a product: pages under a read must not move
     current_ = layer;
     set_.clear();
     missing_.clear();
@@ -190,6 +193,7 @@ void ExpertWindow::reset() noexcept {
     for (ReadQueue * queue : queues_) queue->drain();
     for (int32_t e : live_) drop(e);
     live_.clear();
+    exchange_.flush();
     std::fill(needed_.begin(), needed_.end(), uint8_t{0});  // of a route that was broken off
     current_ = ahead_ = -1;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "expert_policy.h"
+#include "page_exchange.h"
 #include "read_queue.h"
 
 namespace penstock {
@@ -52,6 +53,7 @@ public:
     size_t held_bytes() const { return held_bytes_; }
     size_t layer_bytes(int layer) const;  // of all experts of a layer
     const Stats & stats() const { return stats_; }
+    const PageExchange & exchange() const { return exchange_; }
     // Record what routers choose: pairs (layer, expert), -1 -1 where a token begins.
     void record(bool on) { recording_ = on; }
     const std::vector<int32_t> & trace() const { return trace_; }
@@ -72,6 +74,7 @@ private:
     std::vector<size_t> bytes_of_;              // (layers) of one expert
     std::vector<ReadQueue *> queues_;
     std::unique_ptr<ExpertPolicy> policy_;
+    PageExchange exchange_;
     size_t bytes_, held_bytes_ = 0;
     std::vector<uint8_t> held_;      // (layers * experts)
     std::vector<int32_t> live_;      // ids that are held

@@ -14,9 +14,9 @@ constexpr size_t kReadBytes = size_t{960} << 10;  // of one request: large enoug
 
 }  // namespace
 
-TensorRing::TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<ReadQueue *> queues)
+TensorRing::TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<ReadQueue *> queues, RingMemory memory)
     : units_(std::move(units)), slots_(units_.size()), queues_(std::move(queues)),
-      ring_bytes_(round_up(ring_bytes, kPage)), turn_of_(units_.size(), -1) {
+      ring_bytes_(round_up(ring_bytes, kPage)), memory_(memory), turn_of_(units_.size(), -1) {
     for (const Unit & unit : units_) {
         if (unit.bytes == 0 || unit.bytes % kPage != 0 || unit.offset % kPage != 0 ||
             reinterpret_cast<uintptr_t>(unit.at) % kPage != 0 || unit.file < 0 ||
@@ -29,11 +29,13 @@ TensorRing::TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<R
         }
     }
     if (units_.empty()) return;
-    shared_ = address_space::make_shared(ring_bytes_);
-    ring_ = address_space::map_shared(nullptr, ring_bytes_, shared_, 0);
+    if (memory_ == RingMemory::aliases) {
+        shared_ = address_space::make_shared(ring_bytes_);
+        ring_ = address_space::map_shared(nullptr, ring_bytes_, shared_, 0);
+    }
     // Until a unit has its place: after a failed read the graph runs out over all of them, and pages of a file
     // that was cut short must not be touched.
-    for (const Unit & unit : units_) address_space::map_anonymous(unit.at, unit.bytes, false);
+    for (const Unit & unit : units_) address_space::map_anonymous(unit.at, unit.bytes, memory_ == RingMemory::huge);
 }
 
 TensorRing::~TensorRing() {
@@ -62,10 +64,16 @@ void TensorRing::place(int unit) {
     slot.place = cursor_;
     slot.placed = true;
     cursor_ += u.bytes;
-    for (size_t at = 0; at < u.bytes; at += kReadBytes) {
-        slot.iov.push_back({ring_ + slot.place + at, std::min(kReadBytes, u.bytes - at)});
-    }
-    address_space::map_shared(u.at, u.bytes, shared_, slot.place);
+    uint8_t * to = memory_ == RingMemory::aliases ? ring_ + slot.place : u.at;
+    for (size_t at = 0; at < u.bytes; at += kReadBytes) slot.iov.push_back({to + at, std::min(kReadBytes, u.bytes - at)});
+    if (memory_ == RingMemory::aliases) address_space::map_shared(u.at, u.bytes, shared_, slot.place);
+}
+
+// Its place is free for others.
+void TensorRing::leave(int unit) noexcept {
+    const Unit & u = units_[static_cast<size_t>(unit)];
+    slots_[static_cast<size_t>(unit)].state = State::absent;
+    if (memory_ != RingMemory::aliases) address_space::discard(u.at, u.bytes);
 }
 
 void TensorRing::read(int unit) {
@@ -113,7 +121,7 @@ void TensorRing::need(int unit) {
 
 void TensorRing::consumed() {
     if (in_use_.empty()) return;
-    for (int unit : in_use_) slots_[static_cast<size_t>(unit)].state = State::absent;
+    for (int unit : in_use_) leave(unit);
     in_use_.clear();
     if (learned_) read_ahead();
 }
@@ -133,13 +141,15 @@ void TensorRing::read_ahead() {
 void TensorRing::drop_read_ahead() noexcept {
     if (ahead_.empty()) return;
     for (ReadQueue * queue : queues_) queue->drain();
-    for (int unit : ahead_) slots_[static_cast<size_t>(unit)].state = State::absent;
+    for (int unit : ahead_) leave(unit);
     ahead_.clear();
 }
 
 void TensorRing::reset() noexcept {
     for (ReadQueue * queue : queues_) queue->drain();
-    for (Slot & slot : slots_) slot.state = State::absent;
+    for (size_t unit = 0; unit < slots_.size(); ++unit) {
+        if (slots_[unit].state != State::absent) leave(static_cast<int>(unit));
+    }
     ahead_.clear();
     in_use_.clear();
     next_ = due_;

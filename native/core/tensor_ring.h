@@ -6,6 +6,9 @@
 // reading ahead needs no mapping, no zeroing and no page fault in the steady state.
 //
 // The order is learned from the first pass over the graph, in which units are read on demand.
+//
+// Two other kinds of memory are there to be measured beside it (benchmarks/gguf_streaming.py): pages that are
+// fresh for every read, of the usual size or huge where the addresses allow that.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +18,8 @@
 #include "read_queue.h"
 
 namespace penstock {
+
+enum class RingMemory : uint8_t { aliases, fresh, huge };
 
 class TensorRing {
 public:
@@ -26,7 +31,7 @@ public:
     };
 
     // The queues outlive the ring. Throws StorageError, ArgumentError.
-    TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<ReadQueue *> queues);
+    TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<ReadQueue *> queues, RingMemory memory = RingMemory::aliases);
     ~TensorRing();
     TensorRing(const TensorRing &) = delete;
     TensorRing & operator=(const TensorRing &) = delete;
@@ -52,6 +57,7 @@ private:
     };
 
     void place(int unit);
+    void leave(int unit) noexcept;
     void read(int unit);
     void read_ahead();
     void drop_read_ahead() noexcept;
@@ -63,6 +69,7 @@ private:
     std::vector<ReadQueue *> queues_;
     std::vector<Read> reads_;
     size_t ring_bytes_;
+    RingMemory memory_;
     int shared_ = -1;
     uint8_t * ring_ = nullptr;
     size_t cursor_ = 0;             // next place, while the order is learned

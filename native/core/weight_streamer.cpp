@@ -80,7 +80,8 @@ void WeightStreamer::expect(const std::string & name, int file, uint64_t offset)
     expected_[name] = reinterpret_cast<uintptr_t>(address(file, offset, 0, false));
 }
 
-void WeightStreamer::start(size_t ring_bytes, size_t window_bytes, const std::string & policy, const std::vector<int> & expert_layers) {
+void WeightStreamer::start(size_t ring_bytes, size_t window_bytes, const std::string & policy, const std::vector<int> & expert_layers,
+                           RingMemory ring_memory) {
     if (started_) throw ArgumentError("the streamer has started already");
     std::vector<Range> all = pinned_;
     all.insert(all.end(), streamed_.begin(), streamed_.end());
@@ -120,7 +121,7 @@ void WeightStreamer::start(size_t ring_bytes, size_t window_bytes, const std::st
         spans_.push_back({begin, begin + r.bytes, static_cast<int>(units.size()), -1});
         units.push_back({at, r.offset, r.bytes, r.file});
     }
-    if (!units.empty()) ring_ = std::make_unique<TensorRing>(std::move(units), ring_bytes, queues);
+    if (!units.empty()) ring_ = std::make_unique<TensorRing>(std::move(units), ring_bytes, queues, ring_memory);
     if (!expert_tensors_.empty()) {
         expert_layer_of_block_ = expert_layers;
         for (size_t i = 0; i < expert_tensors_.size(); ++i) {

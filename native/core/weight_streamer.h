@@ -59,7 +59,8 @@ public:
     void expect(const std::string & name, int file, uint64_t offset);
 
     // Replace the mapping, read what is pinned. Afterwards the graph may run.
-    void start(size_t ring_bytes, size_t window_bytes, const std::string & policy, const std::vector<int> & expert_layers);
+    void start(size_t ring_bytes, size_t window_bytes, const std::string & policy, const std::vector<int> & expert_layers,
+               RingMemory ring_memory = RingMemory::aliases);
 
     void access(const GgmlAccess & access);
     static bool on_node(void * tensor, bool ask, void * self) noexcept;

@@ -21,7 +21,10 @@ void test_contents(const Options & o) {
     }
     CHECK(m.streamer().stats().bytes > before.bytes, "nothing was read");
     CHECK(m.streamer().unchanged(0), "the file was not changed");
-    if (o.window < 1.0) CHECK(m.streamer().window()->stats().evicted > 0, "nothing left the window");
+    if (o.window < 1.0) {
+        CHECK(m.streamer().window()->stats().evicted > 0, "nothing left the window");
+        CHECK(m.streamer().window()->exchange().moved_bytes() > 0, "pages of what left were not used again");
+    }
 }
 
 // A first pass that leaves tensors out teaches a part of the order; the rest is still right.
@@ -204,7 +207,7 @@ void test_arguments() {
 }
 
 // The ring by itself: resets in the middle, units that are needed while others are in use.
-void test_ring() {
+void test_ring(RingMemory memory) {
     Options o;
     o.share = 1.0;
     o.window = 1.0;
@@ -219,7 +222,7 @@ void test_ring() {
         at += size + kPage;
     }
     const auto whole = units;
-    TensorRing ring(units, 9 * kPage + 100, {queue.get()});
+    TensorRing ring(units, 9 * kPage + 100, {queue.get()}, memory);
     const auto good = [&](int i) {
         const auto & u = whole[static_cast<size_t>(i)];
         Tensor t{"", 0, u.offset, u.bytes};
@@ -239,7 +242,7 @@ void test_ring() {
     CHECK(ring.bytes() == 10 * kPage, "whole pages");
     // Two at once that cannot both have a place.
     std::vector<TensorRing::Unit> two{{m.map(0) + 40 * kPage, 40 * kPage, 3 * kPage, 0}, {m.map(0) + 44 * kPage, 44 * kPage, 3 * kPage, 0}};
-    TensorRing small(two, 4 * kPage, {queue.get()});
+    TensorRing small(two, 4 * kPage, {queue.get()}, memory);
     small.need(0);
     expect_throw<StorageError>("a node of more than the ring", [&] { small.need(1); });
     small.reset();
@@ -292,7 +295,7 @@ int main(int argc, char ** argv) {
     test_graphs_that_lie();
     test_window_too_small();
     test_arguments();
-    test_ring();
+    for (RingMemory memory : {RingMemory::aliases, RingMemory::fresh, RingMemory::huge}) test_ring(memory);
     std::printf("%ld checks, %d failed\n", checks, failures);
     return failures == 0 ? 0 : 1;
 }

@@ -29,6 +29,9 @@ from penstock.runtime.gguf.layout import find_layout
 from penstock.runtime.gguf.library import LOAD_MMAP, last_error, library_folder, llama
 from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan
 
+# Of the ring through which dense weights are streamed: "aliases" of one piece of memory. "fresh" and
+# "huge" pages are there for the benchmark, which measures them beside it.
+RING_MEMORY = "aliases"
 FLASH_ATTENTION = 1  # a quantized KV cache needs it
 
 
@@ -149,7 +152,7 @@ class GgufEngine:
             weights.expert_blocks.index(b) if b in weights.expert_blocks else -1
             for b in range(blocks)
         ]
-        s.start(plan.ring, plan.window, plan.policy, layer_of)
+        s.start(plan.ring, plan.window, plan.policy, layer_of, RING_MEMORY)
         self.streamer = s
 
     def _make_context(self) -> None:
