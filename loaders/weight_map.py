@@ -89,6 +89,14 @@ class WeightMap:
     def largest_matrix(self) -> int:
         return max((w.info.nbytes for w in self.of("matrix") if w.block >= 0), default=0)
 
+    def largest_block(self) -> int:
+        """Bytes of the largest block's tensors."""
+        blocks: dict[int, int] = {}
+        for w in self.weights:
+            if w.block >= 0:
+                blocks[w.block] = blocks.get(w.block, 0) + w.info.nbytes
+        return max(blocks.values(), default=0)
+
 
 def split_paths(first: Path) -> list[Path]:
     """All parts of a split file, given any of them; the file itself when it is not split.

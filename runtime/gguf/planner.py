@@ -74,15 +74,31 @@ def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) 
     if memory is None:
         memory = int(available_memory() * FREE_SHARE)
     least = min(_least(weights, sizes, options, context, kv) for kv in kv_types)
-    made: GgufPlan | None = None
     for kv_type in kv_types:
         if _kv_bytes(sizes, context, kv_type) > KV_SHARE * memory and kv_type != kv_types[-1]:
             continue
-        for batch in [options.batch] if options.batch else BATCHES:
-            made = _try(weights, profile, options, sizes, memory, context, kv_type, batch, least)
-            if made is not None:
-                return made if _native.address_space_supported() else _mapped(made)
+        tried = [
+            _try(weights, profile, options, sizes, memory, context, kv_type, batch, least)
+            for batch in ([options.batch] if options.batch else BATCHES)
+        ]
+        if any(tried):
+            made = _best_batch([p for p in tried if p is not None], weights, memory)
+            return made if _native.address_space_supported() else _mapped(made)
     raise _too_small(weights, sizes, options, kv_types, memory, context, least)
+
+
+def _best_batch(plans: list[GgufPlan], weights: WeightMap, memory: int) -> GgufPlan:
+    """The largest batch whose buffers do not cost tokens more than one block's bytes.
+
+    Buffers take the place of weights, which are then read for each token: at most what the budget
+    lacks and one block; where a long context makes that impossible, and the KV cache.
+    """
+    most = weights.size - memory + weights.largest_block()
+    for bound in (most, most + plans[0].kv_cache):
+        for plan in plans:
+            if plan.streamed <= bound:
+                return plan
+    return plans[0]
 
 
 def _mapped(plan: GgufPlan) -> GgufPlan:
