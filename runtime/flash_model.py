@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import UsageError
+from penstock.errors import ContextError, UsageError
 from penstock.runtime.chat_template import ChatTemplate
 from penstock.runtime.detokenizer import Detokenizer
 from penstock.runtime.flash_engine import PREFILL_TOKENS, FlashEngine
@@ -73,10 +73,12 @@ class FlashModel:
                 ends the generation with what there is of it.
 
         Raises:
-            UsageError: the prompt does not fit the context, or an option is out of its range.
+            UsageError: an option is out of its range.
+            ContextError: the prompt does not fit the context.
             StorageError: a read failed; the model can be used again.
         """
         params = _params(sampling, max_tokens, options)
+        self._begin()
         ids = self.tokenizer.encode(prompt)
         if not ids:
             ids = self.tokenizer.encode(prompt, add_bos=True)
@@ -99,10 +101,15 @@ class FlashModel:
     ) -> Iterator[str]:
         """Answer a conversation: [{'role': 'user', 'content': '...'}, ...], piece by piece."""
         params = _params(sampling, max_tokens, options)
+        self._begin()
         if self._template is None:
             self._template = _template(self.tokenizer)
         ids = self.tokenizer.encode(self._template.render(messages))
         return self._stream(ids, params, cancelled)
+
+    def _begin(self) -> None:
+        """Before anything can refuse a prompt: the counts are never those of another."""
+        self.prompt_tokens, self.completion_tokens, self.finish_reason = 0, 0, None
 
     def _stream(
         self, ids: list[int], params: SamplingParams, cancelled: Cancelled | None
@@ -110,7 +117,7 @@ class FlashModel:
         limit = self.plan.context
         self.prompt_tokens, self.completion_tokens = len(ids), 0
         if len(ids) >= limit:
-            raise UsageError(
+            raise ContextError(
                 f"the prompt has {len(ids)} tokens, the context is {limit}; "
                 "shorten it, or load the model with a larger context"
             )

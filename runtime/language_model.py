@@ -65,7 +65,10 @@ class LanguageModel(Protocol):
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the last generation's prompt, also of one refused because of its length."""
+        """Tokens of the last generation's prompt; 0 until they are counted.
+
+        Also of a prompt refused because of its length, unless that shows without counting.
+        """
         ...
 
     @property
@@ -94,8 +97,8 @@ class LanguageModel(Protocol):
                 generation with what there is of it.
 
         Raises:
-            UsageError: the prompt does not fit the context, or an option is out of its range;
-                before any work, here or with the first piece.
+            UsageError: an option is out of its range; a ContextError: the prompt does not fit the
+                context. Before any work, here or with the first piece.
             StorageError: a read failed; the model can be used again.
         """
         ...

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from penstock.errors import UsageError
+from penstock.errors import ContextError, UsageError
 from penstock.runtime.budget import peak_memory
 from penstock.runtime.chat_template import ChatTemplate
 from penstock.runtime.gguf.engine import GgufEngine
@@ -80,6 +80,7 @@ class GgufModel:
     ) -> Iterator[str]:
         """Continue a text, piece by piece; see `LanguageModel.generate`."""
         params = _params(sampling, max_tokens, options)
+        self._begin()
         ids = self.tokenize(prompt, add_special=True)
         if not ids:
             bos = self.engine.lib.llama_vocab_bos(self.engine.vocab_handle)
@@ -101,6 +102,7 @@ class GgufModel:
     ) -> Iterator[str]:
         """Answer a conversation, piece by piece; see `LanguageModel.chat`."""
         params = _params(sampling, max_tokens, options)
+        self._begin()
         lib, vocab = self.engine.lib, self.engine.vocab_handle
         bos, eos = (
             self._special(i) for i in (lib.llama_vocab_bos(vocab), lib.llama_vocab_eos(vocab))
@@ -144,13 +146,17 @@ class GgufModel:
     def _special(self, token: int) -> str:
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
+    def _begin(self) -> None:
+        """Before anything can refuse a prompt: the counts are never those of another."""
+        self.prompt_tokens, self.completion_tokens, self.finish_reason = 0, 0, None
+
     def _stream(
         self, ids: list[int], params: SamplingParams, cancelled: Cancelled | None
     ) -> Iterator[str]:
         engine, lib = self.engine, self.engine.lib
         self.prompt_tokens, self.completion_tokens, self.finish_reason = len(ids), 0, None
         if len(ids) >= self.plan.context:
-            raise UsageError(
+            raise ContextError(
                 f"the prompt has {len(ids)} tokens, the context is {self.plan.context}; "
                 "shorten it, or load the model with a larger context"
             )

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from penstock.errors import PenstockError, UsageError
+from penstock.errors import ContextError, PenstockError, UsageError
 from penstock.runtime.chat_template import ChatTemplateError
 from penstock.runtime.language_model import LanguageModel
 from penstock.runtime.server.api_error import ApiError
@@ -186,8 +186,7 @@ class Worker:
             last = self._generate(job)
         except (UsageError, ChatTemplateError) as error:  # before any work
             field = "messages" if job.asked.is_chat else "prompt"
-            too_long = model.prompt_tokens >= model.context_tokens
-            code = "context_length_exceeded" if too_long else None
+            code = "context_length_exceeded" if isinstance(error, ContextError) else None
             return ApiError(400, str(error), param=field, code=code)
         except PenstockError as error:
             last = ApiError(500, str(error), code=type(error).__name__)

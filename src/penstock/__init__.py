@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.errors import (
     BackendMissingError,
     BudgetError,
+    ContextError,
     FormatError,
     PenstockError,
     StorageError,
@@ -37,6 +38,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 __all__ = [
     "BackendMissingError",
     "BudgetError",
+    "ContextError",
     "FormatError",
     "PenstockError",
     "StorageError",

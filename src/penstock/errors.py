@@ -7,6 +7,7 @@
     ├── BackendMissingError    an optional library is not installed: the extra to install
     ├── StorageError           a read failed or came back short
     └── UsageError             a value that the caller gave is out of its range
+        └── ContextError       a prompt is longer than the context
 
 Every message says what is wrong with the value seen, what was expected, and what to do.
 """
@@ -48,3 +49,7 @@ class StorageError(PenstockError):
 
 class UsageError(PenstockError, ValueError):
     """An argument is out of its range."""
+
+
+class ContextError(UsageError):
+    """A prompt is longer than the context."""

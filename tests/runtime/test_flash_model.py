@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import penstock
-from penstock.errors import UsageError
+from penstock.errors import ContextError, UsageError
+from penstock.runtime.chat_template import ChatTemplate, ChatTemplateError
 from penstock.runtime.embedded import embedded_model
 from penstock.runtime.flash_engine import FlashEngine
 from penstock.runtime.flash_model import FlashModel
@@ -128,6 +129,16 @@ def test_counts_are_of_the_last_generation(model: FlashModel) -> None:
         list(model.generate(PROMPT * 60))
     assert model.prompt_tokens > model.context_tokens
     assert model.completion_tokens == 0
+
+
+def test_what_a_template_refuses_is_not_counted(model: FlashModel) -> None:
+    with pytest.raises(ContextError):
+        list(model.generate(PROMPT * 60))
+    assert model.prompt_tokens > model.context_tokens
+    model._template = ChatTemplate("{{ raise_exception('not so') }}")
+    with pytest.raises(ChatTemplateError, match="not so"):
+        model.chat([{"role": "user", "content": "x"}])
+    assert model.prompt_tokens == model.completion_tokens == 0
 
 
 def test_a_cancelled_generation_ends_before_the_next_token(model: FlashModel) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.gguf_shapes import SHAPES
-from penstock.errors import UsageError
+from penstock.errors import ContextError, UsageError
+from penstock.runtime.chat_template import ChatTemplate, ChatTemplateError
 from penstock.runtime.gguf.model import GgufModel
 from penstock.runtime.language_model import LanguageModel
 from penstock.runtime.sampling import SamplingParams
@@ -202,6 +203,16 @@ def test_a_prompt_that_fills_the_context_is_refused(model: GgufModel) -> None:
         text(model, "z" * 600)
     assert model.prompt_tokens > 512 and model.completion_tokens == 0
     assert text(model)
+
+
+def test_what_a_template_refuses_is_not_counted(model: GgufModel) -> None:
+    with pytest.raises(ContextError):
+        list(model.generate("z" * 600))
+    assert model.prompt_tokens > model.context_tokens
+    model._template = ChatTemplate("{{ raise_exception('not so') }}")
+    with pytest.raises(ChatTemplateError, match="not so"):
+        model.chat([{"role": "user", "content": "x"}])
+    assert model.prompt_tokens == model.completion_tokens == 0
 
 
 def test_a_second_generation_ends_the_first(model: GgufModel) -> None:

@@ -11,6 +11,7 @@ OPTIONS are of ServerOptions, as JSON. Prompts:
     fail N            N pieces, then a failed read
     crash N           N pieces, then what no model should raise
     long              a prompt longer than the context
+    refuse            a prompt that is refused for another reason, before it is counted
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.errors import StorageError, UsageError
+from penstock.errors import ContextError, StorageError, UsageError
 from penstock.runtime.language_model import Cancelled, LanguageModel
 from penstock.runtime.sampling import SamplingParams
 from penstock.runtime.server.serve import ServerOptions, bind, serve, url
@@ -77,7 +78,10 @@ class ScriptedModel:
         self.prompt_tokens, self.completion_tokens = len(prompt.split()), 0
         if word == "long":
             self.prompt_tokens = CONTEXT_TOKENS + 1
-            raise UsageError(f"the prompt has {self.prompt_tokens} tokens")
+            raise ContextError(f"the prompt has {self.prompt_tokens} tokens")
+        if word == "refuse":
+            self.prompt_tokens = 0
+            raise UsageError("not this prompt")
         self.turns += 1
         self.finish_reason = "length"
         for piece in self._pieces(word, rest):

@@ -151,6 +151,17 @@ def test_too_long_a_prompt_is_the_clients_fault(bench: Bench) -> None:
     assert bench.number("prompt_tokens_total") == 0
 
 
+def test_what_is_refused_after_a_prompt_that_was_too_long_is_not_called_so(bench: Bench) -> None:
+    bench.model.prompt_tokens = 2000
+    _, error = collect(bench.ask("refuse")[1])
+    assert isinstance(error, ApiError)
+    assert (error.status, error.code, error.param) == (400, None, "prompt")
+    bench.model.context_tokens = 0  # however long a prompt seems
+    _, error = collect(bench.ask("refuse")[1])
+    assert isinstance(error, ApiError) and error.code is None
+    assert bench.number("prompt_tokens_total") == 0
+
+
 def test_stopping_sends_the_waiting_away_and_lets_one_finish(bench: Bench) -> None:
     _, running = bench.ask("count 5 0.05")
     _, waiting = bench.ask("turn")
