@@ -29,8 +29,8 @@ from penstock.runtime.gguf.layout import find_layout
 from penstock.runtime.gguf.library import LOAD_MMAP, last_error, library_folder, llama
 from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan
 
-# Of the ring through which dense weights are streamed: "aliases" of one piece of memory. "fresh" and
-# "huge" pages are there for the benchmark, which measures them beside it.
+# Of the ring through which dense weights are streamed: "aliases" of one piece of memory. "fresh"
+# and "huge" pages are there for the benchmark, which measures them beside it.
 RING_MEMORY = "aliases"
 FLASH_ATTENTION = 1  # a quantized KV cache needs it
 
@@ -99,7 +99,11 @@ class GgufEngine:
 
     def _load(self) -> None:
         params = self.lib.llama_model_default_params()
+        # The CPU alone, also where the library was built for more: of an operation on a GPU, the
+        # streamer would be shown copies of the weights and not the memory that it fills.
         params.n_gpu_layers = 0
+        no_devices = (ctypes.c_void_p * 1)(None)
+        params.devices = ctypes.cast(no_devices, dict(params._fields_)["devices"])
         streamed = self.plan.mode in ("stream", "experts")
         if streamed or self.plan.mode == "mapped":
             params.load_mode = LOAD_MMAP
@@ -164,6 +168,7 @@ class GgufEngine:
         params.n_outputs_max = 1
         params.n_threads = params.n_threads_batch = plan.threads
         params.no_perf = True
+        params.op_offload = params.offload_kqv = False
         if plan.kv_type != "f16":
             params.type_k = params.type_v = KV_TYPES[plan.kv_type]
             params.flash_attn_type = FLASH_ATTENTION

@@ -23,10 +23,11 @@ NAMES = (
     "llama_sampler_init_penalties", "llama_sampler_sample", "llama_sampler_accept",
     "llama_sampler_free", "llama_adapter_lora_init", "llama_set_adapters_lora",
 )  # fmt: skip
-MODEL_FIELDS = ("load_mode", "use_extra_bufts", "n_gpu_layers")
+MODEL_FIELDS = ("load_mode", "use_extra_bufts", "n_gpu_layers", "devices")
 CONTEXT_FIELDS = (
     "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_outputs_max", "type_k",
-    "type_v", "flash_attn_type", "cb_eval", "cb_eval_user_data", "no_perf",
+    "type_v", "flash_attn_type", "cb_eval", "cb_eval_user_data", "no_perf", "op_offload",
+    "offload_kqv",
 )  # fmt: skip
 LOAD_MMAP = 1
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from benchmarks.synthetic_gguf import write_lora
 from penstock.errors import FormatError, StorageError, UnsupportedModelError, UsageError
 from penstock.loaders.file_mapping import mapped_ranges
 from penstock.runtime.gguf.engine import Adapter, GgufEngine
+from penstock.runtime.gguf.library import llama
 from penstock.runtime.gguf.model import GgufModel
 from tests.runtime.gguf.plans import (
     Files,
@@ -212,6 +215,39 @@ def test_two_models_do_not_disturb_each_other(
 def engines_again(open_engine: Open, path: Path, turns: list[list[int]]) -> Floats:
     engine = open_engine(path, 1.0)
     return [engine.decode(tokens) for tokens in [*turns, [5]]][-1]
+
+
+# ---------------------------------------------------------------- the CPU alone
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_nothing_is_left_to_a_gpu(
+    files: Files, llama_cpp: None, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    """A build for GPUs would send large batches there, and the streamer would not see it."""
+    lib, seen = llama(), dict[str, Any]()
+
+    def watched(name: str) -> Callable[..., Any]:
+        call = getattr(lib, name)
+
+        def watch(of: Any, params: Any) -> Any:
+            if name == "llama_model_load_from_file":
+                seen["devices"] = ctypes.cast(params.devices, ctypes.POINTER(ctypes.c_void_p))[:1]
+            seen[name] = params
+            return call(of, params)
+
+        return watch
+
+    for name in ("llama_model_load_from_file", "llama_init_from_model"):
+        monkeypatch.setattr(lib, name, watched(name))
+    weights = weights_of(files("tiny-llama"))
+    plan = narrow(weights, 0.5)
+    engine = GgufEngine(weights, plan if streamed else replace(plan, mode="resident"))
+    engine.close()
+    assert seen["llama_model_load_from_file"].n_gpu_layers == 0
+    assert seen["devices"] == [None], "a list, and nothing in it; no list means all devices"
+    context = seen["llama_init_from_model"]
+    assert not context.op_offload and not context.offload_kqv
 
 
 # ---------------------------------------------------------------- refusals
