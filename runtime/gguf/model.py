@@ -316,7 +316,7 @@ class GgufModel:
 
 
 class _Sampler:
-    """llama.cpp's chain of samplers for one generation."""
+    """llama.cpp's chain of samplers for one generation, in the order of `runtime.sampling`."""
 
     def __init__(self, lib: Any, vocab: int, params: SamplingParams, prompt: list[int]) -> None:
         self._lib = lib
@@ -326,6 +326,7 @@ class _Sampler:
                 lib.llama_sampler_init_penalties(
                     vocab, params.repetition_window, params.repetition_penalty, 0.0, 0.0
                 )
+            self._add(lib.llama_sampler_init_temp(params.temperature))
             )
         if params.temperature == 0:
             self._add(lib.llama_sampler_init_greedy())
@@ -336,7 +337,6 @@ class _Sampler:
                 self._add(lib.llama_sampler_init_top_p(params.top_p, 1))
             if params.min_p > 0:
                 self._add(lib.llama_sampler_init_min_p(params.min_p, 1))
-            self._add(lib.llama_sampler_init_temp(params.temperature))
             seed = secrets.randbits(32) if params.seed is None else params.seed % (1 << 32)
             # 2^32 - 1 means "any seed" to llama.cpp.
             self._add(lib.llama_sampler_init_dist(min(seed, (1 << 32) - 2)))
