@@ -18,6 +18,7 @@ from penstock.runtime.gguf.engine import GgufEngine
 from penstock.runtime.gguf.plan import GgufPlan
 from penstock.runtime.gguf.recording import record_trace
 from penstock.runtime.gguf.stats import GgufStats
+from penstock.runtime.gguf.tokenizing import GgufTokenizer
 from penstock.runtime.language_model import Cancelled
 from penstock.runtime.sampling import SamplingParams
 from penstock.runtime.stop_strings import StopMatcher
@@ -51,6 +52,7 @@ class GgufModel:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self._cached: list[int] = []
+        self._tokenizer = GgufTokenizer(engine.lib, engine.weights.files[0], engine.plan.context)
         self._template: ChatTemplate | None = None
         self._turn = 0
         self._last: _Counts | None = None  # counters at the end, of a closed model
@@ -119,19 +121,13 @@ class GgufModel:
         return self._stream(ids, params, cancelled)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = False) -> list[int]:
-        """llama.cpp's tokens of a text."""
-        lib, raw = self.engine.lib, text.encode()
-        room = len(raw) + 8
-        while True:
-            out = (ctypes.c_int32 * room)()
-            count = lib.llama_tokenize(
-                self.engine.vocab_handle, raw, len(raw), out, room, add_special, parse_special
-            )
-            if count >= 0:
-                return list(out[:count])
-            if -count <= room:
-                raise UsageError(f"llama.cpp cannot tokenize a text of {len(raw)} bytes")
-            room = -count
+        """llama.cpp's tokens of a text.
+
+        Raises:
+            ContextError: so long a text cannot fit the context.
+            UsageError: a line of it is too long for llama.cpp.
+        """
+        return self._tokenizer.encode(self.engine.vocab_handle, text, add_special, parse_special)
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of a token."""
@@ -326,11 +322,11 @@ class _Sampler:
                 lib.llama_sampler_init_penalties(
                     vocab, params.repetition_window, params.repetition_penalty, 0.0, 0.0
                 )
-            self._add(lib.llama_sampler_init_temp(params.temperature))
             )
         if params.temperature == 0:
             self._add(lib.llama_sampler_init_greedy())
         else:
+            self._add(lib.llama_sampler_init_temp(params.temperature))
             if params.top_k:
                 self._add(lib.llama_sampler_init_top_k(params.top_k))
             if params.top_p < 1:
