@@ -1,4 +1,4 @@
-"""llama-cpp-python, checked for the names and fields that the engine calls before it is used."""
+"""llama-cpp-python, checked for what the engine calls and sets before it is used."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 from penstock.errors import BackendMissingError, UnsupportedModelError
 
 VERSION = "0.3.36"  # the one that this engine is tested with
-NAMES = (
-    "llama_backend_init", "llama_log_set", "llama_log_callback", "llama_model_default_params",
-    "llama_model_load_from_file", "llama_model_free", "llama_model_get_vocab",
-    "llama_model_chat_template", "llama_model_n_ctx_train", "llama_context_default_params",
-    "llama_init_from_model", "llama_free", "llama_decode", "llama_batch_get_one",
-    "llama_get_memory", "llama_memory_clear", "llama_memory_seq_rm", "llama_get_logits_ith",
-    "llama_vocab_n_tokens", "llama_vocab_is_eog", "llama_vocab_bos", "llama_vocab_eos",
-    "llama_vocab_get_add_bos", "llama_tokenize", "llama_token_to_piece",
-    "llama_sampler_chain_default_params", "llama_sampler_chain_init", "llama_sampler_chain_add",
-    "llama_sampler_init_greedy", "llama_sampler_init_dist", "llama_sampler_init_temp",
-    "llama_sampler_init_top_k", "llama_sampler_init_top_p", "llama_sampler_init_min_p",
-    "llama_sampler_init_penalties", "llama_sampler_sample", "llama_sampler_accept",
-    "llama_sampler_free", "llama_adapter_lora_init", "llama_set_adapters_lora",
-)  # fmt: skip
+# Arguments of each function that is called; of a callback's type, those that it is called with.
+SIGNATURES = {
+    "llama_backend_init": 0, "llama_log_set": 2, "llama_log_callback": 3,
+    "llama_model_default_params": 0, "llama_model_load_from_file": 2, "llama_model_free": 1,
+    "llama_model_get_vocab": 1, "llama_model_chat_template": 2, "llama_context_default_params": 0,
+    "llama_init_from_model": 2, "llama_free": 1, "llama_decode": 2, "llama_batch_get_one": 2,
+    "llama_get_memory": 1, "llama_memory_clear": 2, "llama_memory_seq_rm": 4,
+    "llama_get_logits_ith": 2, "llama_vocab_n_tokens": 1, "llama_vocab_is_eog": 2,
+    "llama_vocab_bos": 1, "llama_vocab_eos": 1, "llama_tokenize": 7, "llama_token_to_piece": 6,
+    "llama_sampler_chain_default_params": 0, "llama_sampler_chain_init": 1,
+    "llama_sampler_chain_add": 2, "llama_sampler_init_greedy": 0, "llama_sampler_init_dist": 1,
+    "llama_sampler_init_temp": 1, "llama_sampler_init_top_k": 1, "llama_sampler_init_top_p": 2,
+    "llama_sampler_init_min_p": 2, "llama_sampler_init_penalties": 5, "llama_sampler_sample": 3,
+    "llama_sampler_accept": 2, "llama_sampler_free": 1, "llama_adapter_lora_init": 2,
+    "llama_set_adapters_lora": 4,
+}  # fmt: skip
 MODEL_FIELDS = ("load_mode", "use_extra_bufts", "n_gpu_layers", "devices")
 CONTEXT_FIELDS = (
     "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_outputs_max", "type_k",
@@ -39,7 +41,7 @@ def llama() -> Any:
 
     Raises:
         BackendMissingError: it is not installed.
-        UnsupportedModelError: a name that is needed is not there.
+        UnsupportedModelError: a name that is needed is not there, or takes other arguments.
     """
     global _log
     try:
@@ -49,8 +51,12 @@ def llama() -> Any:
             "ordinary GGUF files run on llama-cpp-python, which is not installed; install it with: "
             "pip install 'penstock[llama]'"
         ) from None
-    missing = [name for name in NAMES if not hasattr(llama_cpp, name)]
+    missing = [name for name in SIGNATURES if not hasattr(llama_cpp, name)]
     if not missing:
+        for name, wanted in SIGNATURES.items():
+            found = _arguments(getattr(llama_cpp, name))
+            if found not in (wanted, None):
+                missing.append(f"{name} with {wanted} arguments (it has {found})")
         fields = _fields(llama_cpp.llama_model_default_params())
         missing += [f"llama_model_params.{name}" for name in MODEL_FIELDS if name not in fields]
         fields = _fields(llama_cpp.llama_context_default_params())
@@ -88,6 +94,12 @@ def last_error() -> str:
 def library_folder(llama_cpp: Any) -> Path:
     """Where the wheel keeps its shared libraries."""
     return Path(llama_cpp.__file__).parent / "lib"
+
+
+def _arguments(function: Any) -> int | None:
+    """How many it takes; None where that is not told."""
+    types = getattr(function, "_argtypes_" if isinstance(function, type) else "argtypes", None)
+    return None if types is None else len(types)
 
 
 def _fields(params: ctypes.Structure) -> set[str]:

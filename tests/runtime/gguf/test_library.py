@@ -15,7 +15,7 @@ import penstock
 from penstock.errors import BackendMissingError, UnsupportedModelError
 from penstock.runtime.gguf import library
 from penstock.runtime.gguf.layout import ACCESSORS, find_layout
-from penstock.runtime.gguf.library import CONTEXT_FIELDS, MODEL_FIELDS, NAMES, VERSION, llama
+from penstock.runtime.gguf.library import CONTEXT_FIELDS, MODEL_FIELDS, SIGNATURES, VERSION, llama
 from tests.runtime.gguf.plans import Files
 
 
@@ -31,7 +31,7 @@ def stand_in(
         kind: Any = type("Params", (ctypes.Structure,), {"_fields_": fields})
         return lambda: kind()
 
-    names: dict[str, Any] = {n: lambda *a: None for n in NAMES if n != without}
+    names: dict[str, Any] = {n: lambda *a: None for n in SIGNATURES if n != without}
     if without != "llama_model_default_params":
         names["llama_model_default_params"] = params(model)
     if without != "llama_context_default_params":
@@ -51,7 +51,9 @@ def test_without_the_package_the_extra_is_named(
     assert penstock.plan(files("tiny-llama")).to_dict()["arch"] == "llama", "a plan needs none"
 
 
-@pytest.mark.parametrize("name", ["llama_memory_seq_rm", "llama_model_default_params", NAMES[-1]])
+@pytest.mark.parametrize(
+    "name", ["llama_memory_seq_rm", "llama_model_default_params", list(SIGNATURES)[-1]]
+)
 def test_a_release_without_a_name_is_refused_with_both(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -68,6 +70,24 @@ def test_a_release_without_a_field_is_refused(monkeypatch: pytest.MonkeyPatch) -
     )
     with pytest.raises(UnsupportedModelError, match=wanted):
         llama()
+
+
+def test_a_release_whose_function_takes_other_arguments_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = stand_in()
+    other.llama_memory_seq_rm.argtypes = [ctypes.c_int] * 3
+    other.llama_decode.argtypes = [ctypes.c_int] * 2
+    monkeypatch.setitem(sys.modules, "llama_cpp", other)
+    wanted = r"lacks llama_memory_seq_rm with 4 arguments \(it has 3\); this engine needs"
+    with pytest.raises(UnsupportedModelError, match=wanted):
+        llama()
+
+
+def test_the_arguments_that_the_release_tells_are_compared(llama_cpp: None) -> None:
+    lib = llama()
+    told = {name: library._arguments(getattr(lib, name)) for name in SIGNATURES}
+    assert told == SIGNATURES
 
 
 def test_the_release_that_is_named_has_all(llama_cpp: None) -> None:
