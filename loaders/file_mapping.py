@@ -32,13 +32,13 @@ def mapped_ranges(path: Path, maps: Path = MAPS) -> list[MappedRange]:
     stat, real = os.stat(path), os.path.realpath(path)
     device = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}"
     try:
-        lines = maps.read_text().splitlines()
+        lines = os.fsdecode(maps.read_bytes()).split("\n")  # not at what else is a line end
     except OSError as error:
         raise StorageError(
             f"{maps}: cannot be read ({error.strerror}); it is needed to stream {path}"
         ) from None
     found = []
-    for line in lines:
+    for line in filter(None, lines):
         span, _, offset, where, inode, *name = line.split(maxsplit=5)
         if int(inode) == stat.st_ino and (where == device or name == [real]):
             begin, end = (int(x, 16) for x in span.split("-"))

@@ -19,6 +19,7 @@ import platformdirs
 from penstock import _native
 from penstock.errors import StorageError
 from penstock.loaders.cores import usable_cores
+from penstock.loaders.file_names import native_name
 
 PROFILE_VERSION = 1
 BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
@@ -181,7 +182,8 @@ def _cache_file(device: str) -> Path:
 
 def _unmeasured(path: str | os.PathLike[str]) -> DeviceProfile:
     """A cautious guess, of a SATA disk, for storage that cannot be measured."""
-    alignment = _native.direct_alignment(os.fspath(path))
+    with native_name(path) as name:
+        alignment = _native.direct_alignment(name)
     random = (RandomRead(16 << 10, 16, "auto", 200e6, 12500.0),)
     return DeviceProfile(
         device_of(path), alignment != 0, alignment, "auto", 16, random, 500e6, 5e9, True, 0.0
@@ -189,7 +191,11 @@ def _unmeasured(path: str | os.PathLike[str]) -> DeviceProfile:
 
 
 def _measure(path: Path, quick: bool) -> DeviceProfile:
-    name = str(path)
+    with native_name(path) as name:
+        return _measure_named(path, name, quick)
+
+
+def _measure_named(path: Path, name: str, quick: bool) -> DeviceProfile:
     alignment = _native.direct_alignment(name)
     seconds = 0.05 if quick else 0.5
     limit = QUICK_BYTES if quick else 64 << 20  # bytes in flight

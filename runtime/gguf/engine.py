@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -17,6 +18,7 @@ from penstock import _native
 from penstock.errors import FormatError, StorageError, UnsupportedModelError, UsageError
 from penstock.loaders.expert_trace import TraceRecorder
 from penstock.loaders.file_mapping import MappedRange, mapped_ranges, new_mapping
+from penstock.loaders.file_names import native_name
 from penstock.loaders.weight_map import (
     WeightMap,
     expert_order,
@@ -110,7 +112,7 @@ class GgufEngine:
             params.use_extra_bufts = False  # repacked weights would be a second copy
         paths = [file.path for file in self.weights.files]
         before = [mapped_ranges(path) for path in paths] if streamed else []
-        self._model = self.lib.llama_model_load_from_file(str(paths[0]).encode(), params)
+        self._model = self.lib.llama_model_load_from_file(os.fsencode(paths[0]), params)
         if not self._model:
             arch = self.plan.arch
             raise UnsupportedModelError(
@@ -127,9 +129,10 @@ class GgufEngine:
         """Our own memory under llama.cpp's mapping."""
         plan, weights = self.plan, self.weights
         layout = find_layout(library_folder(self.lib))
-        paths = [str(file.path) for file in weights.files]
-        s = _native.WeightStreamer(paths, plan.direct, plan.backend, plan.depth)
-        taken: list[list[tuple[int, int]]] = [[] for _ in paths]
+        with ExitStack() as names:
+            paths = [names.enter_context(native_name(file.path)) for file in weights.files]
+            s = _native.WeightStreamer(paths, plan.direct, plan.backend, plan.depth)
+        taken: list[list[tuple[int, int]]] = [[] for _ in found]
         for number, place in enumerate(found):
             s.mapped(number, place.offset, place.address, place.nbytes)
         for w in weights.weights:
@@ -184,7 +187,7 @@ class GgufEngine:
 
     def _adapt(self, adapters: Sequence[Adapter]) -> None:
         for adapter in adapters:
-            made = self.lib.llama_adapter_lora_init(self._model, str(adapter.path).encode())
+            made = self.lib.llama_adapter_lora_init(self._model, os.fsencode(adapter.path))
             if not made:
                 raise FormatError(
                     f"{adapter.path}: not a LoRA adapter of {self.plan.path}: {last_error()}"

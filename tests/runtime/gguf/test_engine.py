@@ -18,6 +18,7 @@ from benchmarks.gguf_shapes import SHAPES
 from benchmarks.synthetic_gguf import write_lora
 from penstock.errors import FormatError, StorageError, UnsupportedModelError, UsageError
 from penstock.loaders.file_mapping import mapped_ranges
+from penstock.loaders.probe import probe
 from penstock.runtime.gguf.engine import Adapter, GgufEngine
 from penstock.runtime.gguf.library import llama
 from penstock.runtime.gguf.model import GgufModel
@@ -143,6 +144,21 @@ def test_a_file_replaced_or_deleted_in_use_stays_as_it_was(copy: Path, open_engi
         engine.truncate(0)
         assert np.array_equal(engine.decode(prompt(engine.vocab, 40)), expected)
         copy.unlink(missing_ok=True)
+
+
+def test_a_name_that_is_not_utf8(
+    files: Files, open_engine: Open, lora: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = Path(shutil.copy(files("tiny-llama"), folder / os.fsdecode(b"mod\xe8le\x85\n.gguf")))
+    adapter = Path(shutil.copy(lora, folder / "lora.gguf"))
+    assert probe(path, quick=True).sequential_bytes_per_second > 0
+    found, expected = (
+        open_engine(p, 0.25, adapters=[Adapter(a)]).decode([5, 6, 7]).copy()
+        for p, a in ((path, adapter), (files("tiny-llama"), lora))
+    )
+    assert np.array_equal(found, expected)
 
 
 # ---------------------------------------------------------------- memory and lifetimes
