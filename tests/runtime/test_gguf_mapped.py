@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import penstock
 from penstock import _native
-from penstock.errors import BudgetError
+from penstock.errors import BudgetError, PenstockError
+from penstock.runtime.gguf import self_test
 from penstock.runtime.gguf.model import GgufModel
 from penstock.runtime.gguf.plan import GgufPlan
 from penstock.runtime.gguf.self_test import check, write_dense, write_experts
@@ -93,6 +95,19 @@ def test_with_streaming_there_is_nothing_to_say(path: Path) -> None:
     assert plan.read_bytes and plan.tokens_per_second and plan.depth
     outcome = check(path)
     assert outcome.identical and outcome.difference == 0 and outcome.read_bytes > 0
+
+
+def test_a_self_test_that_streams_nothing_is_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where logits agree: of a model that is resident twice, they always do."""
+
+    def load(path: Path, **options: Any) -> Any:
+        return penstock.load(path, **{**options, "memory": "1GiB"})
+
+    monkeypatch.setattr(self_test, "load", load)
+    with pytest.raises(PenstockError, match=r"nothing was read for \d+ tokens .*resident mode"):
+        check(path)
 
 
 def test_the_dense_file_has_the_embedded_models_numbers(tmp_path: Path) -> None:
