@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from penstock.errors import FormatError, StorageError
 
 MAGIC = b"GGUF"
-VERSION = 3
+VERSIONS = (2, 3)  # 3 has the layout of 2, and big-endian files beside it
 MAX_HEADER_BYTES = 512 << 20  # tokenizers of 256k entries take about 10 MB
 MAX_TENSORS = 1 << 17
 MAX_KEYS = 1 << 17
@@ -32,13 +32,14 @@ TYPE_SIZES: dict[int, tuple[int, int]] = {
     15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18),
     21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
     28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17),
+    40: (64, 36), 41: (128, 18), 42: (64, 18),
 }  # fmt: skip
 TYPE_NAMES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1",
     10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS",
     17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S",
     23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 30: "BF16",
-    34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0", 42: "Q2_0",
 }  # fmt: skip
 
 _SCALARS = {
@@ -256,13 +257,13 @@ def _parse(c: _Cursor) -> GGUFFile:
             f"{c.path}: at offset 0: not a GGUF file (starts with {magic!r}, expected {MAGIC!r})"
         )
     version = int(c.number("I", "the version"))
-    if version != VERSION:
-        hint = (
-            "it is big-endian"
-            if version == VERSION << 24
-            else "use a newer Penstock or export again"
-        )
-        raise c.fail(f"GGUF version is {version}, expected {VERSION}; {hint}", 4)
+    if version not in VERSIONS:
+        hint = "use a newer Penstock, or export again"
+        if version and version & 0xFFFF == 0:
+            hint = "it is big-endian; convert it with gguf-convert-endian, of the gguf package"
+        elif version < min(VERSIONS):
+            hint = "it is too old, also for llama.cpp; convert the original model again"
+        raise c.fail(f"GGUF version is {version}, expected 2 or 3; {hint}", 4)
     tensor_count = c.count("Q", "the number of tensors", MAX_TENSORS)
     key_count = c.count("Q", "the number of metadata keys", MAX_KEYS)
     metadata: dict[str, Value] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from penstock.loaders.gguf_file import (
     MAX_HEADER_BYTES,
     MAX_KEYS,
     MAX_TENSORS,
+    TYPE_NAMES,
     TYPE_SIZES,
     read_gguf,
 )
@@ -123,10 +125,30 @@ def test_reads_what_the_gguf_package_writes_as_its_own_reader_does(
                 assert content[offset + 8 : offset + 8 + len(raw)] == raw
 
 
-def test_block_sizes_are_those_of_ggml() -> None:
-    q8_1 = 9  # never in files: 36 bytes in ggml's C, the gguf package still has the 40 of 2023
-    for kind, sizes in TYPE_SIZES.items():
-        assert kind == q8_1 or gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)] == sizes
+def test_types_are_those_of_ggml() -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    names = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
+    base = ctypes.CDLL(next(str(folder / name) for name in names if (folder / name).exists()))
+    base.ggml_type_name.restype = ctypes.c_char_p
+    base.ggml_blck_size.restype = ctypes.c_int64
+    base.ggml_type_size.restype = ctypes.c_size_t
+    sizes, called = {}, {}
+    for kind in range(llama_cpp.llama_cpp.GGML_TYPE_COUNT):
+        if base.ggml_type_size(kind):  # those that were removed have none
+            sizes[kind] = base.ggml_blck_size(kind), base.ggml_type_size(kind)
+            called[kind] = base.ggml_type_name(kind).decode().upper()
+    assert sizes == TYPE_SIZES
+    assert called == TYPE_NAMES
+
+
+def test_version_2_is_read_as_version_3_is(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(GOOD)
+    newer = read_gguf(tmp_path / "f")
+    (tmp_path / "f").write_bytes(GOOD[:4] + struct.pack("<I", 2) + GOOD[8:])
+    older = read_gguf(tmp_path / "f")
+    assert (older.version, newer.version) == (2, 3)
+    assert older.tensors == newer.tensors and older.metadata == newer.metadata
 
 
 # ---------------------------------------------------------------- refusals
@@ -164,8 +186,12 @@ GOOD = header([TEXT_KEY], [info("a", (2, 8)), info("b", (4,), offset=64)], data=
 REFUSED: dict[str, tuple[bytes, str]] = {
     "empty": (b"", r"at offset 0: not a GGUF file"),
     "bad magic": (header(magic=b"GGML"), r"at offset 0: .*b'GGML', expected b'GGUF'"),
-    "version 2": (header(version=2), r"at offset 4: GGUF version is 2, expected 3"),
-    "big-endian": (header(order=">"), r"at offset 4: .*expected 3; it is big-endian"),
+    "version 1": (
+        header(version=1), r"at offset 4: GGUF version is 1, expected 2 or 3; it is too old"
+    ),
+    "version 0": (header(version=0), r"at offset 4: GGUF version is 0, .*; it is too old"),
+    "version 4": (header(version=4), r"at offset 4: GGUF version is 4, .*; use a newer Penstock"),
+    "big-endian": (header(order=">"), r"at offset 4: .*expected 2 or 3; it is big-endian"),
     "tensor count": (
         header(tensor_count=MAX_TENSORS + 1), r"offset 8: the number of tensors is 131073, more"
     ),

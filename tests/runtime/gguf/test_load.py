@@ -54,6 +54,19 @@ def test_where_all_fits_llama_cpp_runs_as_it_is(files: Files, llama_cpp: None, n
         model.close()
 
 
+def test_a_file_of_version_2_is_the_same_model(
+    files: Files, llama_cpp: None, tmp_path: Path
+) -> None:
+    newer = files("tiny-llama")
+    (tmp_path / "v2.gguf").write_bytes(b"GGUF\2\0\0\0" + newer.read_bytes()[8:])
+    texts = []
+    for path in (newer, tmp_path / "v2.gguf"):
+        model = load(path)
+        texts.append("".join(model.generate("The thing", max_tokens=8)))
+        model.close()
+    assert texts[0] == texts[1] != ""
+
+
 def test_any_part_of_a_split_file_is_the_model(
     files: Files, llama_cpp: None, tmp_path: Path
 ) -> None:
