@@ -99,8 +99,7 @@ class Generation:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
         try:
-            body = await read_json(scope["headers"], receive, service.max_body_bytes)
-            asked = self._parse(body, service.name, service.context_tokens)
+            asked = await self._read(scope, receive)
             answer = Answer(service.name, asked.is_chat, asked.include_usage)
             async with Exchange(service.worker, service.metrics, asked, receive) as exchange:
                 if asked.stream:
@@ -109,6 +108,12 @@ class Generation:
                     await (await _whole(exchange, answer))(scope, receive, send)
         except ClientLeft:
             pass
+
+    async def _read(self, scope: Scope, receive: Receive) -> Asked:
+        """A function of its own: what waits in the queue keeps no body and no JSON."""
+        service = self._service
+        body = await read_json(scope["headers"], receive, service.max_body_bytes)
+        return self._parse(body, service.name, service.context_tokens)
 
 
 async def _whole(exchange: Exchange, answer: Answer) -> Response:

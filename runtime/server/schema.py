@@ -6,6 +6,7 @@ refused with a reason. Unknown fields are ignored, as OpenAI's servers do.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from penstock.runtime.server.fields import Fields, check_text, show, wrong
 
 COMPLETION_TOKENS = 16  # OpenAI's default for completions; a chat's is what the context holds
 STOPS_MOST = 16
+MESSAGES_MOST = 1024
 ROLES = ("system", "developer", "user", "assistant")
 
 # Fields that ask for what is not here: the values that ask for nothing, and the reason.
@@ -58,6 +60,15 @@ class Asked:
     @property
     def is_chat(self) -> bool:
         return not isinstance(self.prompt, str)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that its texts take while it waits."""
+        parts: list[object] = [self.prompt, *self.sampling.stop]
+        if not isinstance(self.prompt, str):
+            parts += self.prompt
+            parts += [message["content"] for message in self.prompt]
+        return sum(map(sys.getsizeof, parts))
 
     def begin(self, model: LanguageModel, cancelled: Cancelled) -> Iterator[str]:
         """Start the generation."""
@@ -175,20 +186,27 @@ def _stop(value: object) -> tuple[str, ...]:
 def _messages(value: object) -> tuple[dict[str, str], ...]:
     if not isinstance(value, list) or not value:
         raise wrong("messages", value, "a list of messages, at least one")
+    if len(value) > MESSAGES_MOST:
+        raise ApiError(
+            400,
+            f"messages has {len(value)} messages; expected {MESSAGES_MOST} at most.",
+            param="messages",
+        )
     return tuple(_message(f"messages[{i}]", message) for i, message in enumerate(value))
 
 
 def _message(where: str, message: Any) -> dict[str, str]:
     if not isinstance(message, Mapping):
         raise wrong(where, message, 'an object such as {"role": "user", "content": "..."}')
-    role = message.get("role")
-    if role not in ROLES:
-        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    given = message.get("role")
+    role = next((role for role in ROLES if role == given), None)  # ours: one string for all
+    if role is None:
+        raise wrong(f"{where}.role", given, f"one of {', '.join(ROLES)}")
     if message.get("tool_calls") or message.get("function_call"):
         raise ApiError(400, f"{where} holds a tool call; tools are not supported.", param=where)
     # A developer's message is what newer clients call a system's; templates know the older name.
     return {
-        "role": "system" if role == "developer" else str(role),
+        "role": "system" if role == "developer" else role,
         "content": _content(f"{where}.content", message.get("content")),
     }
 

@@ -121,7 +121,8 @@ def serve(
         PenstockError: another process took the port meanwhile.
     """
     metrics = Metrics()
-    worker = Worker(model, metrics, options.max_queue)
+    max_bytes = options.max_queue * options.max_body_bytes
+    worker = Worker(model, metrics, options.max_queue, max_bytes)
     access = Access(options.api_key, options.host)
     service = Service(name, model.context_tokens, worker, metrics, access, options.max_body_bytes)
     try:

@@ -42,11 +42,13 @@ class Job:
 
     Attributes:
         deliver: is given the events; called from the worker's thread.
+        nbytes: memory that it takes.
         cancelled: why it need not be answered; None: it must be.
     """
 
     asked: Asked
     deliver: Callable[[Event], None]
+    nbytes: int
     arrived: float = field(default_factory=time.monotonic)
     cancelled: ApiError | None = None
 
@@ -60,12 +62,20 @@ class Worker:
     Args:
         model: used from this thread only, until `close`.
         max_queue: jobs that may wait; one more is with the model.
+        max_bytes: memory that those that wait may take, where there are two or more.
     """
 
-    def __init__(self, model: LanguageModel, metrics: Metrics, max_queue: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        metrics: Metrics,
+        max_queue: int,
+        max_bytes: int = sys.maxsize,
+    ) -> None:
         self._model = model
         self._metrics = metrics
         self._max_queue = max_queue
+        self._max_bytes = max_bytes
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
@@ -90,12 +100,18 @@ class Worker:
         Raises:
             ApiError: 503, the queue is full or the server stops.
         """
-        job = Job(asked, deliver)
+        job = Job(asked, deliver, asked.nbytes)
         with self._changed:
             if self._refuses:
                 raise _stopping()
             if len(self._waiting) + self.in_flight > self._max_queue:
-                raise self._full()
+                raise self._full(f"{self._max_queue} requests are waiting, which is the most")
+            together = sum(waiting.nbytes for waiting in self._waiting) + job.nbytes
+            if self._waiting and together > self._max_bytes:
+                raise self._full(
+                    f"the requests that wait and this one take {together} bytes, "
+                    f"{self._max_bytes} is the most"
+                )
             self._waiting.append(job)
             self._changed.notify()
         return job
@@ -145,12 +161,12 @@ class Worker:
             self._changed.notify()
         self._thread.join(timeout_seconds)
 
-    def _full(self) -> ApiError:
+    def _full(self, why: str) -> ApiError:
         # A place comes free with the end of a generation.
         seconds = math.ceil(self._metrics.mean_generation_seconds())
         return ApiError(
             503,
-            f"{self._max_queue} requests are waiting, which is the most; try again later.",
+            f"{why}; try again later.",
             code="queue_full",
             headers={"retry-after": str(min(max(1, seconds), RETRY_SECONDS_MOST))},
         )

@@ -164,6 +164,12 @@ class ServerProcess:
         self._err.seek(0)
         return self._err.read().decode()
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that it has now; Linux only."""
+        status = Path(f"/proc/{self._child.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) << 10
+
     def send_signal(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,22 @@ def test_beyond_the_queue_clients_are_sent_away_and_asked_back() -> None:
                 assert int(refused.headers["retry-after"]) >= 1
         assert {reply.result().status for reply in waiting} == {200}
         assert client.post(COMPLETIONS, {"prompt": "turn"}).json["choices"][0]["text"] == "4"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what memory a process has")
+def test_a_request_that_waits_keeps_only_what_is_needed() -> None:
+    body = json.dumps({"prompt": "turn", "user": [[]] * 250_000}).encode()  # 16 MB once parsed
+    with scripted_server() as server, ThreadPoolExecutor(20) as pool:
+        client = server.client
+        with client.open_stream(COMPLETIONS, ENDLESS) as events:
+            next(events)
+            refused = client.post(COMPLETIONS, body.replace(b"prompt", b"prompts"))
+            assert refused.status == 400  # and its memory is free to be used again
+            before = server.resident_bytes
+            waiting = [pool.submit(client.post, COMPLETIONS, body) for _ in range(12)]
+            client.wait_for(partial(queued, length=12))
+            assert server.resident_bytes - before < 80 << 20
+        assert {reply.result().status for reply in waiting} == {200}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -81,6 +81,17 @@ def test_messages_of_all_roles_and_parts() -> None:
     )
 
 
+def test_what_waits_knows_the_memory_it_takes() -> None:
+    assert 100_000 < completion(prompt="x" * 100_000).nbytes < 101_000
+    assert 400_000 < completion(prompt="x" * 99_999 + "🦊").nbytes < 401_000
+    assert 100_000 < completion(stop=["x" * 100_000]).nbytes < 101_000
+    wide = chat(messages=[{"role": "user", "content": "x" * 100_000}] * 2)
+    assert 200_000 < wide.nbytes < 202_000
+    many = chat(messages=json.loads(json.dumps(HELLO * 1024)))
+    assert 1024 * 100 < many.nbytes < 1024 * 400
+    assert len({id(message["role"]) for message in many.prompt}) == 1  # type: ignore[index]
+
+
 def test_lengths() -> None:
     assert chat(max_tokens=5).sampling.max_tokens == 5
     assert chat(max_tokens=5, max_completion_tokens=6).sampling.max_tokens == 6
@@ -164,6 +175,7 @@ def test_a_completion_is_refused(fields: dict[str, Any], param: str, words: str)
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
         ([{"role": "user", "content": "\ud83d"}], "messages[0].content"),
         ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0]"),
+        (HELLO * 1025, "messages"),
     ],
 )
 def test_a_chat_is_refused(messages: object, param: str) -> None:

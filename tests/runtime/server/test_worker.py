@@ -98,6 +98,27 @@ def test_a_full_queue_refuses_at_once_and_takes_again(bench: Bench) -> None:
     assert collect(bench.ask("turn")[1])[0] == "4"
 
 
+def test_the_memory_of_those_that_wait_is_limited(bench: Bench) -> None:
+    one = asked("say " + "x" * 1000).nbytes
+    bench.worker._max_bytes = 2 * one - 1
+    job, slow = bench.ask("count 400 0.05")
+    assert slow.get(timeout=SECONDS_MOST) == "1 "
+    first = bench.ask("say " + "y" * 5000)[1]  # alone it may be larger than the limit
+    with pytest.raises(ApiError, match=f"take .* bytes, {2 * one - 1} is the most") as caught:
+        bench.ask("turn")
+    assert (caught.value.status, caught.value.code) == (503, "queue_full")
+    bench.worker.cancel(job, LEFT)
+    assert collect(first)[0] == "y" * 500
+    job, slow = bench.ask("count 400 0.05")
+    assert slow.get(timeout=SECONDS_MOST) == "1 "
+    bench.ask("say " + "z" * 1000)
+    with pytest.raises(ApiError):
+        bench.ask("say " + "z" * 1000)
+    waits = bench.ask("turn")[1]
+    bench.worker.cancel(job, LEFT)
+    assert collect(waits)[0] == "5"
+
+
 def test_a_waiting_job_is_taken_out(bench: Bench) -> None:
     first, events = bench.ask("count 400 0.05")
     assert events.get(timeout=SECONDS_MOST) == "1 "
