@@ -26,6 +26,7 @@ MAGIC = b"PENTRACE"
 VERSION = 1
 _START = struct.Struct("<8sII")
 _MAX_HEADER = 64 << 10
+_MOST_EXPERTS = 1 << 20  # of all layers; a replay takes some tens of bytes for each
 _MOST = {"layers": 1 << 16, "experts": 1 << 14, "passes": 1 << 40, "chosen": 1 << 40}
 
 Ints = NDArray[np.int32]
@@ -219,6 +220,11 @@ def _check_header(file: Path, text: bytes) -> dict[str, Any]:
             raise FormatError(
                 f"{file}: '{key}' is {value!r}, expected a whole number from {low} to {high}"
             )
+    if head["layers"] * head["experts"] > _MOST_EXPERTS:
+        raise FormatError(
+            f"{file}: {head['layers']} layers of {head['experts']} experts, expected "
+            f"{_MOST_EXPERTS} experts at most; the file is damaged, record it again"
+        )
     return head
 
 

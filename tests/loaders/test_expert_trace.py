@@ -142,12 +142,18 @@ def rewritten(path: Path, values: list[int], **changes: Any) -> None:
         ([0, 2, 1, 3], {"layers": 0}, "'layers' is 0"),
         ([0, 2, 1, 3], {"experts": True}, "'experts' is True"),
         ([0, 2, 1, 3], {"passes": 1 << 39, "layers": 1 << 16}, "cut short or damaged"),
+        ([0, 2, 1, 3], {"experts": 1 << 14}, None),
+        (
+            [0, 2, 1, 3], {"layers": 65, "experts": 1 << 14},
+            "65 layers of 16384 experts, expected 1048576 experts at most",
+        ),
+        ([0, 2, 1, 3], {"layers": 1 << 16, "experts": 1 << 14}, "65536 layers of 16384 experts"),
         ([0, 2, 1, 3], {"passes": -1}, "'passes' is -1"),
         ([0, 2, 1, 3], {"chosen": 2.0}, "'chosen' is 2.0"),
         ([0, 2, 1, 3], {"model": None}, "'model' is None"),
         ([0, 2, 1, 3], {"crc32c": 0}, "checksum"),
     ],
-)
+)  # fmt: skip
 def test_choices_that_cannot_be(
     tmp_path: Path, values: list[int], changes: dict[str, Any], message: str | None
 ) -> None:
