@@ -30,6 +30,7 @@ KINDS = {
     "expert": "an expert window, where they do not fit",
     "matrix": "in memory, or a part of each streamed",
     "small": "in memory: norms, biases, routers, small matrices, tied embeddings",
+    "skipped": "not used: blocks that predict further tokens",
 }
 LONG_TEXT, LONG_ARRAY = 80, 6  # what is shown of a value before it is shortened
 

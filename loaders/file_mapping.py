@@ -46,16 +46,41 @@ def mapped_ranges(path: Path, maps: Path = MAPS) -> list[MappedRange]:
     return found
 
 
-def new_mapping(before: list[MappedRange], after: list[MappedRange], path: Path) -> MappedRange:
-    """The one range that was added between two looks.
+@dataclass(frozen=True)
+class FileMapping:
+    """One mapping of a file, less what was unmapped of it again: pieces, in order, not touching."""
+
+    pieces: tuple[MappedRange, ...]
+
+    @property
+    def span(self) -> MappedRange:
+        """From the first piece to the last, with what lies between them."""
+        first, last = self.pieces[0], self.pieces[-1]
+        return MappedRange(first.address, first.offset, last.offset + last.nbytes - first.offset)
+
+    def holds(self, offset: int, nbytes: int) -> bool:
+        """Whether these bytes of the file are all mapped."""
+        return any(
+            p.offset <= offset and offset + nbytes <= p.offset + p.nbytes for p in self.pieces
+        )
+
+
+def new_mapping(before: list[MappedRange], after: list[MappedRange], path: Path) -> FileMapping:
+    """The mapping that was added between two looks. It may have no pieces.
 
     Raises:
-        StorageError: there is none, or more than one.
+        StorageError: what was added is more than one mapping.
     """
-    added = [r for r in after if r not in before]
-    if len(added) != 1:
-        raise StorageError(
-            f"{path}: llama.cpp mapped the file in {len(added)} pieces where one was expected; "
-            "this version of llama.cpp cannot be streamed under"
-        )
-    return added[0]
+    pieces: list[MappedRange] = []
+    for r in sorted((r for r in after if r not in before), key=lambda r: r.address):
+        last = pieces[-1] if pieces else r
+        if r.address - r.offset != last.address - last.offset:
+            raise StorageError(
+                f"{path}: llama.cpp mapped the file more than once, where one mapping was "
+                "expected; this version of llama.cpp cannot be streamed under"
+            )
+        if pieces and last.offset + last.nbytes == r.offset:  # a difference in access or advice
+            pieces[-1] = MappedRange(last.address, last.offset, last.nbytes + r.nbytes)
+        else:
+            pieces.append(r)
+    return FileMapping(tuple(pieces))

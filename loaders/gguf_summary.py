@@ -9,7 +9,7 @@ from typing import Any
 from penstock.loaders.gguf_file import GGUFFile
 from penstock.loaders.weight_map import WeightMap, map_weights
 
-KINDS = ("table", "expert", "matrix", "small")
+KINDS = ("table", "expert", "matrix", "small", "skipped")
 
 
 @dataclass(frozen=True)

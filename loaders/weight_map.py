@@ -6,18 +6,21 @@
 | expert | one matrix of each of a layer's experts (3-D) | expert window |
 | matrix | 2-D weights of a block, and the output matrix | pinned, or a part of each streamed |
 | small | norms, biases, routers, everything else | pinned |
+| skipped | what llama.cpp does not use: blocks that predict further tokens (MTP) | left alone |
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.errors import FormatError
 from penstock.loaders.gguf_file import GGUFFile, TensorInfo, read_gguf
 
 PAGE = 4096
+SKIPPED = "skipped"
 SMALLEST_MATRIX = 1 << 20  # smaller ones are not worth a stop of the graph
 
 _EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down|gate_up)_exps\.weight")
@@ -62,6 +65,11 @@ class WeightMap:
     def path(self) -> Path:
         return self.files[0].path
 
+    def without(self, skipped: Callable[[Weight], bool]) -> WeightMap:
+        """The same with some of the weights as of the kind 'skipped'."""
+        weights = tuple(replace(w, kind=SKIPPED) if skipped(w) else w for w in self.weights)
+        return replace(self, weights=weights, expert_blocks=_expert_blocks(weights))
+
     def of(self, kind: str) -> list[Weight]:
         return [w for w in self.weights if w.kind == kind]
 
@@ -93,7 +101,7 @@ class WeightMap:
         """Bytes of the largest block's tensors."""
         blocks: dict[int, int] = {}
         for w in self.weights:
-            if w.block >= 0:
+            if w.block >= 0 and w.kind != SKIPPED:
                 blocks[w.block] = blocks.get(w.block, 0) + w.info.nbytes
         return max(blocks.values(), default=0)
 
@@ -139,8 +147,24 @@ def map_weights(path: Path, smallest_matrix: int = SMALLEST_MATRIX) -> WeightMap
         raise FormatError(
             f"{path}: its blocks have different numbers of experts: {sorted(experts)}"
         )
-    blocks = tuple(sorted({w.block for w in weights if w.kind == "expert"}))
-    return WeightMap(files, tuple(weights), blocks, max(experts, default=0))
+    found = WeightMap(files, tuple(weights), _expert_blocks(weights), max(experts, default=0))
+    last = _predicting_blocks(files[0])
+    return found.without(lambda w: w.block in last) if last else found
+
+
+def _expert_blocks(weights: Sequence[Weight]) -> tuple[int, ...]:
+    return tuple(sorted({w.block for w in weights if w.kind == "expert"}))
+
+
+def _predicting_blocks(file: GGUFFile) -> range:
+    """The last blocks where they predict tokens after the next: llama.cpp is told to skip them."""
+    arch = file.metadata.get("general.architecture")
+    blocks, last = (
+        file.metadata.get(f"{arch}.{key}") for key in ("block_count", "nextn_predict_layers")
+    )
+    if not isinstance(blocks, int) or not isinstance(last, int) or not 0 < last < blocks:
+        return range(0)
+    return range(blocks - last, blocks)
 
 
 def _weight(
@@ -193,16 +217,18 @@ def pinned_ranges(first: int, last: int, taken: list[tuple[int, int]]) -> list[t
     """(offset, bytes) of the pages in [first, last) that are in none of `taken`, merged.
 
     Args:
-        first, last: page multiples; what is mapped of the file.
-        taken: (offset, bytes) of page ranges that are streamed, experts' own, or left as they are.
+        first, last: page multiples; what is mapped of the file, or a piece of it.
+        taken: (offset, bytes) of page ranges that are streamed, experts' own, or left as they are;
+            also those outside of the piece.
     """
     out, at = [], first
     for offset, nbytes in sorted(taken):
-        if nbytes == 0:
+        begin, end = max(offset, first), min(offset + nbytes, last)
+        if end <= begin:
             continue
-        if offset > at:
-            out.append((at, offset - at))
-        at = max(at, offset + nbytes)
+        if begin > at:
+            out.append((at, begin - at))
+        at = max(at, end)
     if last > at:
         out.append((at, last - at))
     return out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -14,26 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock import _native
 from penstock.errors import FormatError, StorageError, UnsupportedModelError, UsageError
 from penstock.loaders.expert_trace import TraceRecorder
-from penstock.loaders.file_mapping import MappedRange, mapped_ranges, new_mapping
-from penstock.loaders.file_names import native_name
-from penstock.loaders.weight_map import (
-    WeightMap,
-    expert_order,
-    expert_pages,
-    inner_pages,
-    pinned_ranges,
-    streamed_pages,
-)
-from penstock.runtime.gguf.layout import find_layout
+from penstock.loaders.file_mapping import mapped_ranges, new_mapping
+from penstock.loaders.weight_map import WeightMap
 from penstock.runtime.gguf.library import LOAD_MMAP, last_error, library_folder, llama
 from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan
+from penstock.runtime.gguf.streaming import start_streamer, used_weights
 
-# Of the ring through which dense weights are streamed: "aliases" of one piece of memory. "fresh"
-# and "huge" pages are there for the benchmark, which measures them beside it.
-RING_MEMORY = "aliases"
 FLASH_ATTENTION = 1  # a quantized KV cache needs it
 
 
@@ -105,6 +92,7 @@ class GgufEngine:
         # streamer would be shown copies of the weights and not the memory that it fills.
         params.n_gpu_layers = 0
         no_devices = (ctypes.c_void_p * 1)(None)
+        params.load_mtp = False  # blocks that are skipped, see weight_map
         params.devices = ctypes.cast(no_devices, dict(params._fields_)["devices"])
         streamed = self.plan.mode in ("stream", "experts")
         if streamed or self.plan.mode == "mapped":
@@ -123,44 +111,8 @@ class GgufEngine:
                 new_mapping(old, mapped_ranges(path), path)
                 for old, path in zip(before, paths, strict=True)
             ]
-            self._replace(found)
-
-    def _replace(self, found: list[MappedRange]) -> None:
-        """Our own memory under llama.cpp's mapping."""
-        plan, weights = self.plan, self.weights
-        layout = find_layout(library_folder(self.lib))
-        with ExitStack() as names:
-            paths = [names.enter_context(native_name(file.path)) for file in weights.files]
-            s = _native.WeightStreamer(paths, plan.direct, plan.backend, plan.depth)
-        taken: list[list[tuple[int, int]]] = [[] for _ in found]
-        for number, place in enumerate(found):
-            s.mapped(number, place.offset, place.address, place.nbytes)
-        for w in weights.weights:
-            s.expect(w.info.name, w.file, w.info.offset)
-            if w.kind == "table":
-                taken[w.file].append(inner_pages(w))
-            elif w.kind == "matrix" and plan.share > 0:
-                offset, nbytes = streamed_pages(w, plan.share, plan.largest_part)
-                if nbytes:
-                    s.stream(w.file, offset, nbytes)
-                    taken[w.file].append((offset, nbytes))
-        for w in expert_order(weights.of("expert")):
-            layer = weights.expert_blocks.index(w.block)
-            s.experts(layer, w.file, w.info.offset, w.stride, w.experts)
-            taken[w.file] += expert_pages(w)
-        for number, place in enumerate(found):
-            for offset, nbytes in pinned_ranges(
-                place.offset, place.offset + place.nbytes, taken[number]
-            ):
-                s.pin(number, offset, nbytes)
-        s.access(*layout.accessors, layout.sources_offset, layout.sources)
-        blocks = max(weights.expert_blocks, default=-1) + 1
-        layer_of = [
-            weights.expert_blocks.index(b) if b in weights.expert_blocks else -1
-            for b in range(blocks)
-        ]
-        s.start(plan.ring, plan.window, plan.policy, layer_of, RING_MEMORY)
-        self.streamer = s
+            self.weights = used_weights(self.weights, found)
+            self.streamer = start_streamer(self.weights, self.plan, found, library_folder(self.lib))
 
     def _make_context(self) -> None:
         plan = self.plan

@@ -25,7 +25,7 @@ SIGNATURES = {
     "llama_sampler_accept": 2, "llama_sampler_free": 1, "llama_adapter_lora_init": 2,
     "llama_set_adapters_lora": 4,
 }  # fmt: skip
-MODEL_FIELDS = ("load_mode", "use_extra_bufts", "n_gpu_layers", "devices")
+MODEL_FIELDS = ("load_mode", "use_extra_bufts", "n_gpu_layers", "devices", "load_mtp")
 CONTEXT_FIELDS = (
     "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_outputs_max", "type_k",
     "type_v", "flash_attn_type", "cb_eval", "cb_eval_user_data", "no_perf", "op_offload",

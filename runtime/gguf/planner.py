@@ -277,8 +277,8 @@ def _experts_per_token(weights: WeightMap, sizes: _Sizes) -> float:
 
 
 def _edges(weights: WeightMap) -> int:
-    """Pages at the ends of streamed parts and tables, which belong to two tensors."""
-    return 2 * 4096 * (len(weights.of("matrix")) + len(weights.of("table")) + 1)
+    """Pages at the ends of what is not pinned, which belong to two tensors."""
+    return 2 * 4096 * (sum(w.kind in ("matrix", "table", "skipped") for w in weights.weights) + 1)
 
 
 def _kv_bytes(sizes: _Sizes, context: int, kv_type: str) -> int:

@@ -51,15 +51,25 @@ def test_the_second_mapping_is_told_from_the_first(file: Path) -> None:
         before = mapped_ranges(file)
         with mapped(file):
             after = mapped_ranges(file)
-            new = new_mapping(before, after, file)
+            (new,) = new_mapping(before, after, file).pieces
             assert new in after and new not in before and new.nbytes == 6 * PAGE
 
 
-@pytest.mark.parametrize("added", [0, 2])
-def test_none_or_more_than_one_new_range_is_refused(added: int) -> None:
+def test_a_mapping_may_have_lost_pieces() -> None:
+    name = Path("m.gguf")
+    assert new_mapping([], [], name).pieces == ()
+    first, next_to_it, far = (MappedRange(n * PAGE, (n - 2) * PAGE, PAGE) for n in (3, 4, 9))
+    found = new_mapping([], [far, first, next_to_it], name)
+    assert found.pieces == (MappedRange(3 * PAGE, PAGE, 2 * PAGE), far)
+    assert found.span == MappedRange(3 * PAGE, PAGE, 7 * PAGE)
+    assert found.holds(PAGE, 2 * PAGE) and found.holds(7 * PAGE + 5, PAGE - 5)
+    assert not any(found.holds(*at) for at in ((PAGE - 1, 2), (3 * PAGE - 1, 2), (5 * PAGE, 1)))
+
+
+def test_two_new_mappings_are_refused() -> None:
     ranges = [MappedRange(n * PAGE, 0, PAGE) for n in range(1, 3)]
-    with pytest.raises(StorageError, match=f"m.gguf: llama.cpp mapped the file in {added} pieces"):
-        new_mapping([], ranges[:added], Path("m.gguf"))
+    with pytest.raises(StorageError, match="m.gguf: llama.cpp mapped the file more than once"):
+        new_mapping([], ranges, Path("m.gguf"))
 
 
 def test_a_system_without_the_list_is_told_plainly(file: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gguf_shapes import SHAPES
+from benchmarks.gguf_shapes import SHAPES, metadata
 from benchmarks.synthetic_gguf import write_gguf
 from penstock.errors import FormatError
 from penstock.loaders.gguf_file import TensorInfo
@@ -124,6 +124,22 @@ def test_experts_are_read_in_the_order_of_use(tmp_path: Path) -> None:
     ]
 
 
+def test_blocks_that_predict_further_tokens_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = SHAPES["tiny-deepseek2"]
+    for last, blocks in ((1, (1, 2)), (2, (1,)), (0, (1, 2, 3)), (shape.layers, (1, 2, 3))):
+        keys = {f"{shape.arch}.nextn_predict_layers": last}
+        monkeypatch.setattr(
+            "benchmarks.synthetic_gguf.metadata", lambda s, keys=keys: {**metadata(s), **keys}
+        )
+        weights = made(tmp_path, shape.name)
+        assert weights.expert_blocks == blocks
+        skipped = {w.block for w in weights.of("skipped")}
+        assert skipped == {1, 2, 3} - {*blocks}
+        assert {w.kind for w in weights.weights if w.block in skipped} <= {"skipped"}
+
+
 # ---------------------------------------------------------------- split files
 
 
@@ -218,6 +234,23 @@ def test_pinned_and_taken_pages_are_all_pages_once(
     assert sorted(pages) == list(range(first, last))
     ends = [offset + count for offset, count in pinned]
     assert all(o > e for (o, _), e in zip(pinned[1:], ends, strict=False)), "merged"
+
+
+@given(st.lists(st.booleans(), max_size=40), st.lists(st.booleans(), max_size=40))
+def test_of_a_mapping_with_holes_each_piece_is_pinned_by_itself(
+    mapped: list[bool], left: list[bool]
+) -> None:
+    """Taken ranges may lie across a hole, or in it."""
+
+    def runs(flags: list[bool]) -> list[tuple[int, int]]:
+        edges = np.flatnonzero(np.diff([False, *flags, False])).reshape(-1, 2)
+        return [(int(a) * PAGE, int(b) * PAGE) for a, b in edges]
+
+    taken = [(begin, end - begin) for begin, end in runs(left)]
+    pinned = [p for begin, end in runs(mapped) for p in pinned_ranges(begin, end, taken)]
+    pages = [p for at, count in pinned for p in range(at // PAGE, (at + count) // PAGE)]
+    wanted = np.flatnonzero([m and not (left + [False] * 40)[i] for i, m in enumerate(mapped)])
+    assert pages == wanted.tolist()
 
 
 def test_a_wide_model_is_spread_evenly() -> None:
