@@ -1,7 +1,8 @@
-"""Where this process has a file mapped: /proc/self/maps, one line a range."""
+"""Where this process has a file mapped, by /proc/self/maps, and how to give its pages back."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from penstock.errors import StorageError
 
 MAPS = Path("/proc/self/maps")
+DONT_NEED = 4  # MADV_DONTNEED on Linux
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,19 @@ class FileMapping:
         first, last = self.pieces[0], self.pieces[-1]
         return MappedRange(first.address, first.offset, last.offset + last.nbytes - first.offset)
 
+    def give_back(self, offset: int, nbytes: int) -> None:
+        """Take pages of these bytes out of the process's memory; they are read when used again.
+
+        Args:
+            offset, nbytes: page multiples; what of them is not mapped is left alone.
+        """
+        advise = ctypes.CDLL(None).madvise
+        for p in self.pieces:
+            begin, end = max(offset, p.offset), min(offset + nbytes, p.offset + p.nbytes)
+            if begin < end:
+                at = ctypes.c_void_p(p.address + begin - p.offset)
+                advise(at, ctypes.c_size_t(end - begin), DONT_NEED)
+
     def holds(self, offset: int, nbytes: int) -> bool:
         """Whether these bytes of the file are all mapped."""
         return any(
@@ -84,3 +99,12 @@ def new_mapping(before: list[MappedRange], after: list[MappedRange], path: Path)
         else:
             pieces.append(r)
     return FileMapping(tuple(pieces))
+
+
+def forget_cached(path: Path) -> None:
+    """Let the system drop what it has of a file beside the pages that are mapped."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)

@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock import _native
 from penstock.errors import PenstockError, StorageError, UnsupportedModelError
-from penstock.loaders.file_mapping import FileMapping
+from penstock.loaders.file_mapping import FileMapping, forget_cached
 from penstock.loaders.file_names import native_name
 from penstock.loaders.weight_map import (
     SKIPPED,
@@ -71,6 +71,7 @@ def start_streamer(
             for b in range(blocks)
         ]
         s.start(plan.ring, plan.window, plan.policy, layer_of, RING_MEMORY)
+        _give_back(weights, found)
     except PenstockError:
         raise
     except ValueError as error:
@@ -107,3 +108,12 @@ def _describe(s: Any, weights: WeightMap, plan: GgufPlan, found: Sequence[FileMa
             end = piece.offset + piece.nbytes
             for offset, nbytes in pinned_ranges(piece.offset, end, taken[number]):
                 s.pin(number, offset, nbytes)
+
+
+def _give_back(weights: WeightMap, found: Sequence[FileMapping]) -> None:
+    """What stays mapped comes in again by the rows that are used: llama.cpp read the whole file."""
+    for w in weights.weights:
+        if w.kind in ("table", SKIPPED):
+            found[w.file].give_back(*inner_pages(w))
+    for file in weights.files:
+        forget_cached(file.path)

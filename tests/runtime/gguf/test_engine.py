@@ -190,6 +190,30 @@ def test_closing_gives_memory_back(files: Files, open_engine: Open, name: str) -
     assert mapped_ranges(path) == []
 
 
+def mapped_and_resident(path: Path) -> int:
+    """Bytes of the file itself in memory, through this process's mappings of it."""
+    found, of_file = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split(maxsplit=5)
+        if "-" in first and not first.endswith(":"):
+            of_file = rest[-1] == str(path)
+        elif of_file and first == "Rss:":
+            found += int(rest[0]) * 1024
+    return found
+
+
+def test_of_a_table_only_the_rows_that_are_used_are_in_memory(
+    files: Files, open_engine: Open
+) -> None:
+    path = files(replace(SHAPES["tiny-llama"], vocab=32000))
+    engine = open_engine(path, 0.5)
+    assert engine.plan.tables > 8 << 20 and mapped_ranges(path)
+    assert mapped_and_resident(path) <= 64 << 10, "llama.cpp had read all of it"
+    engine.decode(prompt(engine.vocab, 20))
+    # A row may lie across two pages, and the system may bring the neighbours of one that it has.
+    assert 0 < mapped_and_resident(path) <= 20 * 2 * (64 << 10)
+
+
 def test_a_closed_model_says_so(files: Files, open_engine: Open) -> None:
     model = GgufModel(open_engine(files("tiny-llama")))
     begun = model.generate("x", max_tokens=9)
