@@ -218,7 +218,13 @@ class GgufEngine:
                 )
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens of the cache; all or none where a model cannot cut."""
+        """Keep the first `length` tokens of the cache; all or none where a model cannot cut.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        if length > self.length:
+            raise UsageError(f"{self.plan.path}: of {self.length} tokens, {length} cannot be kept")
         memory = self.lib.llama_get_memory(self.context)
         if length > 0 and self.lib.llama_memory_seq_rm(memory, 0, length, -1):
             self.length = length

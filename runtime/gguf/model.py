@@ -209,6 +209,7 @@ class GgufModel:
     def _prompt(self, ids: list[int], cancelled: Cancelled | None) -> bool:
         """Run what of the prompt is not in the cache yet; False when cancelled on the way."""
         kept = 0
+        self._cached = self._cached[: self.engine.length]  # a pass that failed may have lost some
         for have, want in zip(self._cached, ids[:-1], strict=False):
             if have != want:
                 break
