@@ -334,6 +334,13 @@ class WeightStreamer:
         """For cb_eval."""
 
     @property
+    def abort_callback(self) -> int:
+        """For abort_callback."""
+
+    def cancel(self, on: bool) -> None:
+        """End the pass that runs, from any thread; until it is taken back."""
+
+    @property
     def user_data(self) -> int:
         """For cb_eval_user_data."""
 

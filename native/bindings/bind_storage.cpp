@@ -46,7 +46,8 @@ std::tuple<double, double> measure_reads(const std::string & path, size_t block,
     const uint64_t blocks = file.size() / block;
     if (blocks == 0) throw ArgumentError("the file is smaller than one block");
     auto queue = make_read_queue(file, backend, depth, 2 * static_cast<size_t>(depth));
-    AlignedBuffer buffer(block * static_cast<size_t>(depth));
+    // So large that it is made of huge pages, whatever the depth: the storage is measured, not the memory.
+    AlignedBuffer buffer(std::max(block * static_cast<size_t>(depth), size_t{16} << 20));
     std::vector<iovec> iovs(static_cast<size_t>(depth));
     std::mt19937_64 random(1);
     uint64_t done = 0, next_block = 0;

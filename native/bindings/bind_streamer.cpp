@@ -70,6 +70,8 @@ void bind_streamer(nb::module_ & m) {
              }, "get_name"_a, "get_data"_a, "nbytes"_a, "nelements"_a, "nrows"_a, "get_i32_nd"_a, "sources_offset"_a, "sources"_a,
              "Addresses of ggml's accessors, and where a tensor keeps its sources.")
         .def_prop_ro("callback", [](const WeightStreamer &) { return reinterpret_cast<uintptr_t>(&WeightStreamer::on_node); }, "For cb_eval.")
+        .def_prop_ro("abort_callback", [](const WeightStreamer &) { return reinterpret_cast<uintptr_t>(&WeightStreamer::aborting); }, "For abort_callback.")
+        .def("cancel", &WeightStreamer::cancel, "on"_a, "End the pass that runs, from any thread; until it is taken back.")
         .def_prop_ro("user_data", [](const WeightStreamer & s) { return reinterpret_cast<uintptr_t>(&s); }, "For cb_eval_user_data.")
         .def("take_failure", &WeightStreamer::take_failure, "Why the last pass failed, or ''. The next pass starts afresh.")
         .def("unchanged", &WeightStreamer::unchanged, "file"_a, "Whether the file has the size and time it had at the start.")

@@ -18,12 +18,16 @@ void map_anonymous(uint8_t * at, size_t bytes, bool huge);
 int make_shared(size_t bytes);
 // The same pages of it at [at, at + bytes); at nullptr: anywhere. Returns the address.
 uint8_t * map_shared(uint8_t * at, size_t bytes, int shared, uint64_t offset);
+// All of it, anywhere, all pages there from the start and huge where the system gives such.
+uint8_t * map_shared_huge(size_t bytes, int shared);
 void unmap(uint8_t * at, size_t bytes) noexcept;
 void close_shared(int shared) noexcept;
 
 // Give the pages of a private range back; they read as zero until written again.
 void discard(uint8_t * at, size_t bytes) noexcept;
 
+// Private memory of huge pages, where the system gives such, aligned to them; nullptr where there are no addresses.
+uint8_t * reserve_huge(size_t bytes) noexcept;
 // Move the pages of a private range to another one of the same kind, in place of what it had; the range they
 // came from stays, empty. False where that cannot be done: the pages are where they were, `to` may be unmapped.
 bool move_pages(uint8_t * from, uint8_t * to, size_t bytes) noexcept;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "address_space.h"
+#include "aligned_buffer.h"
 #include "error.h"
 
 namespace penstock::address_space {
@@ -18,9 +19,25 @@ namespace {
                        (errno == ENOMEM ? "; raise vm.max_map_count or give the process more memory" : ""));
 }
 
+constexpr size_t kHuge = size_t{2} << 20;
+
+// Addresses that nothing is at, a multiple of huge pages; nullptr where there are none.
+uint8_t * aligned_addresses(size_t bytes) noexcept {
+    const size_t whole = round_up(bytes, kPage);
+    if (whole == 0) return nullptr;
+    void * wide = mmap(nullptr, whole + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (wide == MAP_FAILED) return nullptr;
+    const auto begin = reinterpret_cast<uintptr_t>(wide);
+    const uintptr_t at = round_up(begin, kHuge);
+    if (at != begin) munmap(wide, at - begin);
+    if (at + whole != begin + whole + kHuge) munmap(reinterpret_cast<void *>(at + whole), begin + kHuge - at);
+    return reinterpret_cast<uint8_t *>(at);
+}
+
 }  // namespace
 
-bool supported() { return true; }
+// Of other pages the plans know nothing.
+bool supported() { return sysconf(_SC_PAGESIZE) == static_cast<long>(kPage); }
 
 void map_anonymous(uint8_t * at, size_t bytes, bool huge) {
     if (bytes == 0) return;
@@ -39,6 +56,28 @@ int make_shared(size_t bytes) {
         refuse("sizing shared memory", bytes);
     }
     return fd;
+}
+
+// Reads into huge pages are a segment for the device where 4 KiB pages are hundreds, and their pages are
+// pinned in one step. Shared memory has huge pages by default nowhere, but they can be had one by one.
+uint8_t * map_shared_huge(size_t bytes, int shared) {
+    constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1; headers of older C libraries lack it
+    uint8_t * aligned = aligned_addresses(bytes);
+    if (aligned == nullptr) refuse("reserving addresses", bytes);
+    uint8_t * ring = map_shared(aligned, bytes, shared, 0);
+    madvise(ring, bytes, MADV_HUGEPAGE);
+    for (size_t i = 0; i < bytes; i += kPage) ring[i] = 0;
+    // Piece by piece: memory for two copies of one huge page at most, and what is refused stays as it is.
+    for (size_t i = 0; i + kHuge <= bytes; i += kHuge) madvise(ring + i, kHuge, kCollapse);
+    return ring;
+}
+
+uint8_t * reserve_huge(size_t bytes) noexcept {
+    uint8_t * at = aligned_addresses(bytes);
+    if (at == nullptr) return nullptr;
+    mprotect(at, bytes, PROT_READ | PROT_WRITE);
+    madvise(at, bytes, MADV_HUGEPAGE);
+    return at;
 }
 
 uint8_t * map_shared(uint8_t * at, size_t bytes, int shared, uint64_t offset) {

@@ -8,7 +8,7 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{960} << 10;
+constexpr size_t kReadBytes = size_t{2} << 20;
 
 size_t pieces(size_t bytes) { return bytes / kReadBytes + 2; }
 
@@ -17,7 +17,7 @@ size_t pieces(size_t bytes) { return bytes / kReadBytes + 2; }
 ExpertWindow::ExpertWindow(int layers, int experts, std::vector<Tensor> tensors, size_t bytes, const std::string & policy,
                            std::vector<ReadQueue *> queues)
     : layers_(layers), experts_(experts), tensors_(std::move(tensors)), queues_(std::move(queues)),
-      exchange_(tensors_.size() * static_cast<size_t>(std::max(experts, 0))), bytes_(bytes) {
+      exchange_(tensors_.size() * static_cast<size_t>(std::max(experts, 0)), bytes), bytes_(bytes) {
     if (layers < 1 || experts < 1 || layers > (1 << 16) || experts > (1 << 14)) throw ArgumentError("ExpertWindow: layers or experts out of range");
     tensors_of_.resize(static_cast<size_t>(layers));
     bytes_of_.resize(static_cast<size_t>(layers), 0);
@@ -64,8 +64,8 @@ void ExpertWindow::drop(int32_t expert) noexcept {
     ++stats_.evicted;
 }
 
-// Room for `needed` bytes more: what is worth least leaves. Experts chosen now (`layer`) stay, and so
-// do those of a layer whose reads are under way (`keep_layer`). In a batch every layer is used in turn, so
+// Room for `needed` bytes more: what is worth least leaves. Experts chosen now (of `layer`) stay, and so does
+// every expert of `keep_layer`, of which reads may be under way. In a batch every layer is used in turn, so
 // what is used again last leaves first: the layers just behind. False when there is not enough to drop.
 bool ExpertWindow::make_room(size_t needed, int layer, int keep_layer, bool batch) {
     if (held_bytes_ + needed <= bytes_) return true;
@@ -73,16 +73,18 @@ bool ExpertWindow::make_room(size_t needed, int layer, int keep_layer, bool batc
     size_t evictable = 0;
     for (int32_t e : live_) {
         const int at = e / experts_;
-        if (at == keep_layer || (at == layer && needed_[static_cast<size_t>(e % experts_)])) continue;
-        const double turns = batch ? static_cast<double>((at - layer + layers_ - 1) % layers_) : 0.0;
-        ranked_.emplace_back(policy_->worth(e) - 1e120 * turns, e);
+        if (at == keep_layer || at == ahead_ || (at == layer && needed_[static_cast<size_t>(e % experts_)])) continue;
+        ranked_.push_back({batch ? (at - layer + layers_ - 1) % layers_ : 0, policy_->worth(e), e});
         evictable += expert_bytes(at);
     }
     if (held_bytes_ + needed > bytes_ + evictable) return false;
-    std::sort(ranked_.begin(), ranked_.end());
-    for (const auto & [worth, e] : ranked_) {
+    std::sort(ranked_.begin(), ranked_.end(), [](const Ranked & a, const Ranked & b) {
+        if (a.turns != b.turns) return a.turns > b.turns;
+        return a.worth != b.worth ? a.worth < b.worth : a.expert < b.expert;
+    });
+    for (const Ranked & r : ranked_) {
         if (held_bytes_ + needed <= bytes_) break;
-        drop(e);
+        drop(r.expert);
     }
     live_.erase(std::remove_if(live_.begin(), live_.end(), [&](int32_t e) { return !held_[static_cast<size_t>(e)]; }), live_.end());
     return true;
@@ -106,7 +108,6 @@ void ExpertWindow::read(int layer, const std::vector<int32_t> & experts) {
         if (reads_.empty()) continue;
         end_[static_cast<size_t>(tensor)] = queues_[static_cast<size_t>(t.file)]->submit(reads_.data(), reads_.size()) + reads_.size();
     }
-    exchange_.flush();
     for (int32_t e : experts) {
         held_[static_cast<size_t>(id(layer, e))] = 1;
         live_.push_back(id(layer, e));
@@ -145,9 +146,10 @@ void ExpertWindow::route(int layer, const int32_t * chosen, size_t count, bool b
     }
     // Of a layer that was read ahead some reads may be under way, and only chosen experts are waited for.
     const size_t needed = missing_.size() * expert_bytes(layer);
-    bool room = make_room(needed, layer, layer == ahead_ ? layer : -1, batch);
+    bool room = make_room(needed, layer, -1, batch);
     if (!room && layer == ahead_) {
         settle(layer);
+        ahead_ = -1;
         room = make_room(needed, layer, -1, batch);
     }
     if (layer == ahead_) ahead_ = -1;
@@ -160,6 +162,7 @@ void ExpertWindow::route(int layer, const int32_t * chosen, size_t count, bool b
 
 void ExpertWindow::read_layer_ahead(int layer, int current) {
     if (ahead_ >= 0) settle(ahead_);
+    ahead_ = layer;  // what is there of it stays
     const size_t spare = bytes_ - std::min(bytes_, layer_bytes(current));
     missing_.clear();
     size_t wanted = 0;
@@ -171,9 +174,12 @@ void ExpertWindow::read_layer_ahead(int layer, int current) {
             missing_.push_back(e);
         }
     }
-    if (missing_.empty() || !make_room(missing_.size() * expert_bytes(layer), current, layer, true)) return;
+    // Of the current layer nothing leaves, chosen or not: what was read ahead of it may still be under way.
+    if (missing_.empty() || !make_room(missing_.size() * expert_bytes(layer), current, current, true)) {
+        ahead_ = -1;
+        return;
+    }
     stats_.read_ahead += missing_.size();
-    ahead_ = layer;
     read(layer, missing_);
 }
 
@@ -193,7 +199,6 @@ void ExpertWindow::reset() noexcept {
     for (ReadQueue * queue : queues_) queue->drain();
     for (int32_t e : live_) drop(e);
     live_.clear();
-    exchange_.flush();
     std::fill(needed_.begin(), needed_.end(), uint8_t{0});  // of a route that was broken off
     current_ = ahead_ = -1;
 }

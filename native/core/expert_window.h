@@ -81,7 +81,12 @@ private:
     std::vector<uint64_t> end_;      // (tensors) ticket after which all that was asked of it is there
     std::vector<uint8_t> needed_;    // (experts) scratch
     std::vector<int32_t> set_, missing_;
-    std::vector<std::pair<double, int32_t>> ranked_;
+    struct Ranked {
+        int turns;  // until its layer is used again, in a batch
+        double worth;
+        int32_t expert;
+    };
+    std::vector<Ranked> ranked_;
     std::vector<iovec> iov_;         // (tensors * experts * pieces) fixed places for reads under way
     std::vector<size_t> iov_of_;     // (tensors) first of its iovs
     std::vector<Read> reads_;

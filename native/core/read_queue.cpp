@@ -22,7 +22,8 @@ void finish_partial_read(const DirectFile & file, const Read & read, size_t done
         throw StorageError(file.path() + ": read of " + std::to_string(read.bytes) + " bytes at offset " +
                            std::to_string(read.offset) + " failed: " + why);
     };
-    if (error != 0 && error != EINTR && error != EAGAIN) fail(std::strerror(error));
+    // ECANCELED: the thread that submitted the read has ended, and the kernel's worker with it.
+    if (error != 0 && error != EINTR && error != EAGAIN && error != ECANCELED) fail(std::strerror(error));
     size_t skip = done;
     uint64_t offset = read.offset + done;
     for (uint32_t i = 0; i < read.iov_count; ++i) {

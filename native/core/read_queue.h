@@ -33,8 +33,8 @@ struct ReadTotals {
 class ReadQueue {
 public:
     virtual ~ReadQueue() = default;
-    // Start the reads, or queue them when `depth` are in flight. Returns the ticket of the first;
-    // the others follow in order.
+    // Start the reads, or queue them when `depth` are in flight; waits for room when more are open than the
+    // queue was made for. Returns the ticket of the first; the others follow in order.
     virtual uint64_t submit(const Read * reads, size_t count) = 0;
     // Block until every ticket below `end` is done. Throws StorageError if one of them failed.
     virtual void wait(uint64_t end) = 0;

@@ -28,12 +28,16 @@ public:
     ~ReadQueueThreads() override { join(); }
 
     uint64_t submit(const Read * reads, size_t count) override {
-        std::lock_guard lock(mutex_);
-        if (tail_ + count - done_ > ring_.size()) throw ArgumentError("too many reads outstanding");
+        std::unique_lock lock(mutex_);
         const uint64_t first = tail_;
-        for (size_t i = 0; i < count; ++i) ring_[(tail_ + i) % ring_.size()] = {reads[i], false};
-        if (tail_ == done_ && count != 0) busy_since_ = now_ns();
-        tail_ += count;
+        for (size_t i = 0; i < count; ++i) {
+            if (tail_ - done_ == ring_.size()) {
+                wake_.notify_all();
+                finished_.wait(lock, [&] { return tail_ - done_ < ring_.size(); });
+            }
+            if (tail_ == done_) busy_since_ = now_ns();
+            ring_[tail_++ % ring_.size()] = {reads[i], false};
+        }
         if (count == 1) wake_.notify_one();
         else wake_.notify_all();
         return first;

@@ -64,11 +64,16 @@ public:
 
     uint64_t submit(const Read * reads, size_t count) override {
         if (!broken_.empty()) throw StorageError(broken_);
-        if (tail_ + count - done_ > entries_.size()) throw ArgumentError("too many reads outstanding");
         const uint64_t first = tail_;
-        for (size_t i = 0; i < count; ++i) entries_[(tail_ + i) % entries_.size()] = {reads[i], false};
-        if (tail_ == done_ && count != 0) busy_since_ = now_ns();
-        tail_ += count;
+        for (size_t i = 0; i < count; ++i) {
+            while (tail_ - done_ == entries_.size()) {
+                if (!broken_.empty()) throw StorageError(broken_);
+                start();
+                step(1);
+            }
+            if (tail_ == done_) busy_since_ = now_ns();
+            entries_[tail_++ % entries_.size()] = {reads[i], false};
+        }
         start();
         return first;
     }

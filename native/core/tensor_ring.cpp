@@ -10,7 +10,7 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{960} << 10;  // of one request: large enough for full rate, small enough to spread
+constexpr size_t kReadBytes = size_t{2} << 20;  // of one request: large enough for full rate, small enough to spread
 
 }  // namespace
 
@@ -31,7 +31,7 @@ TensorRing::TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<R
     if (units_.empty()) return;
     if (memory_ == RingMemory::aliases) {
         shared_ = address_space::make_shared(ring_bytes_);
-        ring_ = address_space::map_shared(nullptr, ring_bytes_, shared_, 0);
+        ring_ = address_space::map_shared_huge(ring_bytes_, shared_);
     }
     // Until a unit has its place: after a failed read the graph runs out over all of them, and pages of a file
     // that was cut short must not be touched.
@@ -138,9 +138,10 @@ void TensorRing::read_ahead() {
 }
 
 // The graph left the learned order: what was read for later makes room.
-void TensorRing::drop_read_ahead() noexcept {
+// Waited for, not drained: the queue has reads of experts too, whose failures must not be forgotten.
+void TensorRing::drop_read_ahead() {
     if (ahead_.empty()) return;
-    for (ReadQueue * queue : queues_) queue->drain();
+    for (int unit : ahead_) queues_[static_cast<size_t>(units_[static_cast<size_t>(unit)].file)]->wait(slots_[static_cast<size_t>(unit)].end);
     for (int unit : ahead_) leave(unit);
     ahead_.clear();
 }

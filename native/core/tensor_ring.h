@@ -60,7 +60,7 @@ private:
     void leave(int unit) noexcept;
     void read(int unit);
     void read_ahead();
-    void drop_read_ahead() noexcept;
+    void drop_read_ahead();
     bool overlaps(int a, int b) const;
     bool blocked(int unit) const;
 

@@ -13,9 +13,18 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{960} << 10;
-constexpr size_t kOutstanding = size_t{1} << 17;
+constexpr size_t kReadBytes = size_t{2} << 20;
+constexpr size_t kOutstanding = size_t{1} << 11;  // more wait until some are done
 constexpr char kRouter[] = "ffn_moe_topk-";
+
+int64_t changed_at(const struct stat & s) {  // ns
+#if defined(__APPLE__)
+    const timespec & t = s.st_mtimespec;
+#else
+    const timespec & t = s.st_mtim;
+#endif
+    return static_cast<int64_t>(t.tv_sec) * 1000000000 + t.tv_nsec;
+}
 
 }  // namespace
 
@@ -27,7 +36,7 @@ WeightStreamer::WeightStreamer(const std::vector<std::string> & paths, bool dire
         struct stat s {};
         if (fstat(part.file->fd(), &s) != 0) throw StorageError(path + ": cannot be examined");
         part.size_then = s.st_size;
-        part.time_then = static_cast<int64_t>(s.st_mtim.tv_sec) * 1000000000 + s.st_mtim.tv_nsec;
+        part.time_then = changed_at(s);
         parts_.push_back(std::move(part));
     }
 }
@@ -162,6 +171,12 @@ void WeightStreamer::load(const std::vector<Range> & ranges) {
         }
     }
     for (size_t i = 0; i < reads.size(); ++i) reads[i].second.iov = &iov[i];
+    struct Drain {  // a read that fails leaves others under way, which point into iov
+        std::vector<Part> & parts;
+        ~Drain() {
+            for (Part & part : parts) part.queue->drain();
+        }
+    } drain{parts_};
     for (size_t i = 0; i < reads.size();) {
         const size_t begin = i;
         std::vector<uint64_t> end(parts_.size(), 0);
@@ -194,6 +209,11 @@ bool WeightStreamer::on_node(void * tensor, bool ask, void * self) noexcept {
         s.failure_ = e.what();
         return false;
     }
+}
+
+bool WeightStreamer::aborting(void * self) noexcept {
+    const auto & s = *static_cast<const WeightStreamer *>(self);
+    return s.failed_ || s.cancelled_.load(std::memory_order_relaxed);
 }
 
 bool WeightStreamer::ask(void * tensor) {
@@ -268,7 +288,7 @@ bool WeightStreamer::unchanged(int file) const {
     const Part & part = parts_.at(static_cast<size_t>(file));
     struct stat s {};
     if (fstat(part.file->fd(), &s) != 0) return false;
-    return s.st_size == part.size_then && static_cast<int64_t>(s.st_mtim.tv_sec) * 1000000000 + s.st_mtim.tv_nsec == part.time_then;
+    return s.st_size == part.size_then && changed_at(s) == part.time_then;
 }
 
 StreamerStats WeightStreamer::stats() const {

@@ -9,6 +9,7 @@
 // and where a tensor keeps its sources was found by looking (loaders/ggml_layout.py).
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -64,6 +65,10 @@ public:
 
     void access(const GgmlAccess & access);
     static bool on_node(void * tensor, bool ask, void * self) noexcept;
+    // For abort_callback: the pass has failed or was cancelled, and nothing more of it need be computed.
+    static bool aborting(void * self) noexcept;
+    // End the pass that runs, from any thread; passes end at once until it is taken back.
+    void cancel(bool on) { cancelled_.store(on, std::memory_order_relaxed); }
 
     // Why the last pass failed; empty when it did not. Clears the failure.
     std::string take_failure();
@@ -113,6 +118,7 @@ private:
     GgmlAccess ggml_;
     std::vector<int32_t> chosen_;
     std::string failure_;
+    std::atomic<bool> cancelled_{false};
     bool failed_ = false, started_ = false;
     StreamerStats stats_;
     ReadTotals loaded_;

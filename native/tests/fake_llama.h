@@ -114,7 +114,7 @@ public:
         }
     }
 
-    void start() {
+    void start(const std::function<void()> & before_reading = {}) {
         streamer_ = std::make_unique<WeightStreamer>(paths_, o_.direct, o_.backend, 4);
         std::vector<std::vector<std::pair<uint64_t, uint64_t>>> taken(maps_.size());
         for (size_t f = 0; f < maps_.size(); ++f) streamer_->mapped(static_cast<int>(f), 0, maps_[f], round_up(contents_[f].size(), kPage));
@@ -156,6 +156,7 @@ public:
         streamer_->access(access_to_nodes());
         std::vector<int> layer_of;
         for (int b = 0; b < o_.layers; ++b) layer_of.push_back(b - 1);  // block 0 has no experts
+        if (before_reading) before_reading();
         streamer_->start(static_cast<size_t>(o_.ring * static_cast<double>(largest)), window_bytes_, o_.policy, layer_of);
     }
 

@@ -148,6 +148,62 @@ void test_window_too_small() {
     }
 }
 
+// Prompts that want nearly every expert, but not every one: what is read ahead and not chosen may still be
+// under way when room is made for the next layer.
+void test_nearly_every_expert(const std::string & backend) {
+    Options o;
+    o.backend = backend;
+    o.layers = 5;
+    o.experts = 40;
+    o.used = 4;
+    o.window = 0.62;
+    o.expert_bytes = 6 * kPage + 512;
+    Model m(o);
+    m.start();
+    for (int pass = 0; pass < 20; ++pass) {
+        Graph g = make_graph(m, o, pass % 4 == 3 ? 1 : 26, false);
+        CHECK(run(m, o, g), "pass %d", pass);
+    }
+    CHECK(m.streamer().window()->stats().read_ahead > 0, "nothing was read ahead");
+}
+
+// More reads than a queue was made for wait for room.
+void test_full_queue(const std::string & backend) {
+    Model m(Options{});
+    DirectFile file(m.paths()[0], true);
+    const auto queue = make_read_queue(file, backend, 4, 16);
+    std::vector<uint8_t> memory(101 * kPage);
+    auto * at = reinterpret_cast<uint8_t *>(round_up(reinterpret_cast<uintptr_t>(memory.data()), kPage));
+    std::vector<iovec> iov(100);
+    std::vector<Read> reads;
+    for (size_t i = 0; i < iov.size(); ++i) {
+        iov[i] = {at + i * kPage, kPage};
+        reads.push_back({(i % 30) * kPage, &iov[i], 1, static_cast<uint32_t>(kPage)});
+    }
+    const uint64_t first = queue->submit(reads.data(), reads.size());
+    queue->wait(first + reads.size());
+    CHECK(queue->totals().reads == reads.size(), "%llu reads", static_cast<unsigned long long>(queue->totals().reads));
+    for (size_t i = 30; i < iov.size(); ++i) CHECK(std::memcmp(at + i * kPage, at + i % 30 * kPage, kPage) == 0, "read %zu", i);
+}
+
+// A file that ends early while another one's pinned weights are being read.
+void test_load_fails(const std::string & backend) {
+    for (int round = 0; round < 5; ++round) {
+        Options o;
+        o.backend = backend;
+        o.files = 2;
+        o.share = 0.0;
+        Model m(o);
+        bool failed = false;
+        try {
+            m.start([&] { m.cut(0, 4 * kPage); });
+        } catch (const StorageError &) {
+            failed = true;
+        }
+        CHECK(failed, "a file that ends early is loaded");
+    }
+}
+
 template <class Error, class Function>
 void expect_throw(const char * what, Function f) {
     bool thrown = false;
@@ -289,6 +345,9 @@ int main(int argc, char ** argv) {
         tiny.backend = backend;
         tiny.window = 1.0;
         test_contents(tiny);
+        test_nearly_every_expert(backend);
+        test_full_queue(backend);
+        test_load_fails(backend);
         std::printf("%s%s tested\n", backend.c_str(), direct ? "" : ", buffered");
     }
     test_first_pass_fails();
