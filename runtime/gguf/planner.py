@@ -26,6 +26,8 @@ KV_BYTES = {"f16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}  # elements in a 
 KV_SHARE = 0.15  # of the budget; beyond it the KV cache is quantized
 RING_PARTS = 3  # of the largest streamed part: one in use, two ahead
 RING_LEAST = 8 << 20
+RING_MOST = 64 << 20  # reads ahead even out what storage and graph take from node to node
+RING_SHARE = 24  # of what weights may take, one part; not more
 FREE_SHARE = 0.8  # of the free memory, when no budget is given
 SLACK = 24 << 20  # llama.cpp's tables, tokenizer, page tables, pages of the embedding
 MAPPED_SHARE = 0.003  # page tables and the like, of what is mapped
@@ -229,11 +231,23 @@ def _share(weights: WeightMap, room: int) -> tuple[float, int, int, int] | None:
     whole = sum(w.info.nbytes for w in matrices)
     if whole <= room:
         return 0.0, 0, 0, 0
+    for ring in (max(RING_LEAST, min(RING_MOST, room // RING_SHARE)), RING_LEAST):
+        found = _share_beside(weights, room, ring)
+        if found is not None:
+            return found
+    return None
+
+
+def _share_beside(
+    weights: WeightMap, room: int, least_ring: int
+) -> tuple[float, int, int, int] | None:
+    matrices = weights.of("matrix")
+    whole = sum(w.info.nbytes for w in matrices)
     most = weights.largest_matrix()
 
     def spent(share: float) -> tuple[int, int, int, int]:
         parts = [streamed_pages(w, share, max(1, int(most * share)))[1] for w in matrices]
-        ring = max(RING_LEAST, RING_PARTS * max(parts, default=0))
+        ring = max(least_ring, RING_PARTS * max(parts, default=0))
         return whole - sum(parts) + ring, sum(parts), max(parts, default=0), ring
 
     low, high = 0.0, 1.0
