@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -84,5 +86,9 @@ def serve(
             else:
                 print(f"Serving {name} at {url(sock)}/v1", flush=True)
 
-        serve_model(loaded, name, sock, wanted, ready)
+        at_rest = serve_model(loaded, name, sock, wanted, ready)
     say("Stopped.")
+    if not at_rest:  # a thread computes: to unload libraries under it is a segmentation fault
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

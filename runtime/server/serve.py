@@ -42,6 +42,9 @@ class ServerOptions:
         max_queue: requests that may wait.
         grace_seconds: after a signal, for the answer that is being made; and as long again for
             clients to take what they were sent.
+        head_seconds: for a request's first line and headers; its body has a time of its own.
+        spare_connections: beside those of requests that wait: idle ones, /health, bodies that are
+            being read.
 
     Raises:
         UsageError: a value is out of its range.
@@ -53,12 +56,14 @@ class ServerOptions:
     max_body_bytes: int = 1 << 20
     max_queue: int = 128
     grace_seconds: float = 5.0
+    head_seconds: float = 20.0
+    spare_connections: int = 256
 
     def __post_init__(self) -> None:
         check_key(self.api_key)
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}; expected 0 to 65535")
-        for name in ("max_body_bytes", "max_queue"):
+        for name in ("max_body_bytes", "max_queue", "spare_connections"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
@@ -106,7 +111,7 @@ def serve(
     sock: socket.socket,
     options: ServerOptions,
     on_ready: Callable[[], None] = lambda: None,
-) -> None:
+) -> bool:
     """Answer requests until SIGINT or SIGTERM.
 
     Then the answer that is being made has `grace_seconds` to finish, and those that wait are sent
@@ -117,6 +122,10 @@ def serve(
         sock: from `bind`; closed at the end.
         on_ready: called when connections are accepted.
 
+    Returns:
+        Whether the model is at rest. If not, it is in the middle of a batch, and a thread computes
+        on its memory: it must not be closed, nor the process end in the usual way (os._exit does).
+
     Raises:
         PenstockError: another process took the port meanwhile.
     """
@@ -126,16 +135,21 @@ def serve(
     access = Access(options.api_key, options.host)
     service = Service(name, model.context_tokens, worker, metrics, access, options.max_body_bytes)
     try:
-        _server(make_app(service), worker, on_ready, options.grace_seconds).run(sockets=[sock])
+        _server(make_app(service), worker, on_ready, options).run(sockets=[sock])
     finally:
         sock.close()
-        worker.close(WORKER_SECONDS)
+        at_rest = worker.close(WORKER_SECONDS)
+    return at_rest
 
 
 def _server(
-    app: Gate, worker: Worker, on_ready: Callable[[], None], grace_seconds: float
+    app: Gate, worker: Worker, on_ready: Callable[[], None], options: ServerOptions
 ) -> uvicorn.Server:
     import uvicorn
+
+    from penstock.runtime.server.connection import connections
+
+    grace_seconds = options.grace_seconds
 
     class Server(uvicorn.Server):
         """Uvicorn's, with its own idea of starting and stopping."""
@@ -185,7 +199,7 @@ def _server(
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=connections(options.max_queue + options.spare_connections, options.head_seconds),
         ws="none",
         lifespan="off",
         interface="asgi3",

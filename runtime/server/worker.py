@@ -119,6 +119,8 @@ class Worker:
     def cancel(self, job: Job, why: ApiError) -> bool:
         """Take a job out of the queue, or end its generation before the next token.
 
+        Its events end at once: nobody waits for a long batch to learn that.
+
         Returns:
             False when it had ended, or was cancelled, already.
         """
@@ -127,14 +129,10 @@ class Worker:
                 return False
             if job in self._waiting:
                 self._waiting.remove(job)
-                queued = True
-            elif job is self._running:
-                queued = False
-            else:
+            elif job is not self._running:
                 return False
             job.cancelled = why
-        if queued:
-            job.deliver(why)
+        job.deliver(why)
         return True
 
     def refuse(self) -> None:
@@ -152,14 +150,19 @@ class Worker:
         if running is not None:
             self.cancel(running, _stopping())
 
-    def close(self, timeout_seconds: float) -> None:
-        """Stop the thread, after the token in hand."""
+    def close(self, timeout_seconds: float) -> bool:
+        """Stop the thread, after the token in hand.
+
+        Returns:
+            False when that takes longer; the model is still at work then.
+        """
         self.refuse()
         self.abort()
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
 
     def _full(self, why: str) -> ApiError:
         # A place comes free with the end of a generation.
@@ -183,6 +186,8 @@ class Worker:
             last = self._run(job)
             with self._changed:
                 self._running = None
+            if job.cancelled is not None:  # and told so
+                continue
             if isinstance(last, Finished):
                 self._metrics.finished(time.monotonic() - job.arrived)
             job.deliver(last)

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import COMMAND, Cli
-from tests.runtime.server.processes import CHAT, COMPLETIONS, HOST, model_server
+from tests.runtime.server.processes import CHAT, COMPLETIONS, HOST, ServerProcess, model_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STOPS = [signal.SIGINT, signal.SIGTERM]
@@ -30,6 +31,32 @@ def test_ready_then_answers_then_ends_well(tiny_bundle: Path, number: signal.Sig
         assert server.client.post(COMPLETIONS, {"prompt": "Once"}).status == 200
         assert server.stop(number) == 0
         assert server.errors == "Stopped.\n"
+
+
+BUSY = """
+import atexit, os, sys, threading
+from penstock.cli import option_groups
+from penstock.cli.main import main
+from penstock.runtime.server import serve
+from tests.runtime.server.scripted_model import ScriptedModel
+
+serve.WORKER_SECONDS = 0.2
+option_groups.Loading.load = lambda self, model: ScriptedModel()
+atexit.register(os._exit, 139)  # what the end of libraries in use comes to
+sys.exit(main(["serve", "busy.gguf", "--port", "0"]))
+"""
+
+
+def test_a_batch_that_goes_on_does_not_harm_the_end() -> None:
+    with ServerProcess(["-c", BUSY], PYTHONPATH=str(ROOT)) as server:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.client.post, COMPLETIONS, {"prompt": "count 1 30"})
+            server.client.wait_for(lambda numbers: numbers["in_flight"] == 1)
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            assert server.stop(signal.SIGTERM) == 0
+            assert server.errors == "Stopped.\n"
+            assert asked.exception() is not None
 
 
 def test_the_ready_line_as_json(tiny_bundle: Path) -> None:

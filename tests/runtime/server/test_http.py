@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,63 @@ def test_what_is_no_http_harms_nobody(client: Client, data: bytes) -> None:
             link.shutdown(socket.SHUT_WR)
             link.recv(65536)
     assert client.get("/health").status == 200
+
+
+def refusal(answer: bytes) -> tuple[bytes, Any]:
+    """The status line, and the error in OpenAI's shape."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head and b"application/json" in head
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return head.split(b"\r\n")[0], error
+
+
+def test_what_is_no_http_is_told_so(client: Client) -> None:
+    status, error = refusal(raw_exchange(client.port, b"\0\1\2\r\n\r\n"))
+    assert status == b"HTTP/1.1 400 Bad Request"
+    assert (error["message"], error["type"]) == (
+        "Invalid HTTP request received.", "invalid_request_error",
+    )  # fmt: skip
+
+
+def test_a_head_that_comes_too_slowly_is_not_waited_for() -> None:
+    with scripted_server(head_seconds=0.5) as server:
+        client, head = server.client, b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+        links = [socket.create_connection((HOST, client.port), timeout=60) for _ in range(3)]
+        with contextlib.ExitStack() as stack:
+            silent, slow, second = [stack.enter_context(link) for link in links]
+            second.sendall(head + b"\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += second.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            begin = time.monotonic()
+            while time.monotonic() - begin < 30:
+                try:
+                    slow.sendall(b"G" if time.monotonic() - begin < 0.01 else b"E")
+                except OSError:
+                    break
+                time.sleep(0.1)
+            assert time.monotonic() - begin < 10
+            assert silent.recv(1) == b""
+            second.sendall(head)  # of another request on a connection that had one
+            assert second.recv(1) == b""
+        begin = time.monotonic()
+        reply = client.post(COMPLETIONS, {"prompt": "count 8 0.2", "max_tokens": 9})
+        assert reply.status == 200 and time.monotonic() - begin > 1.5, "an answer has all the time"
+
+
+def test_connections_are_limited() -> None:
+    with scripted_server(max_queue=1, spare_connections=2) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                link = socket.create_connection((HOST, server.client.port), timeout=60)
+                stack.enter_context(link)
+            status, error = refusal(raw_exchange(server.client.port, b""))
+            assert (status, error["code"]) == (
+                b"HTTP/1.1 503 Service Unavailable", "too_many_connections",
+            )  # fmt: skip
+        server.client.wait_for(lambda numbers: "in_flight" in numbers)
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body(client: Client) -> None:

@@ -140,8 +140,11 @@ def test_a_running_job_ends_within_a_token(bench: Bench) -> None:
     assert bench.worker.cancel(job, LEFT)
     text, end = collect(events)
     assert end is LEFT
-    assert bench.model.generated <= 1 + len(text.split()) + 1
-    assert bench.worker.in_flight == 0
+    while bench.worker.in_flight:
+        time.sleep(0.01)
+    assert bench.model.generated <= 1 + len(text.split()) + 2
+    while not events.empty():
+        assert isinstance(events.get(), str), "one end is enough"
     assert not bench.worker.cancel(job, LEFT)
 
 
@@ -199,7 +202,8 @@ def test_closing_aborts_what_runs(bench: Bench) -> None:
     _, events = bench.ask("count 400 0.05")
     assert events.get(timeout=SECONDS_MOST) == "1 "
     begin = time.monotonic()
-    bench.worker.close(SECONDS_MOST)
+    assert not bench.worker.close(0), "the token in hand takes longer"
+    assert bench.worker.close(SECONDS_MOST)
     assert time.monotonic() - begin < 10
     _, error = collect(events)
     assert isinstance(error, ApiError) and error.status == 503
