@@ -19,7 +19,7 @@ from penstock.loaders.file_mapping import mapped_ranges, new_mapping
 from penstock.loaders.weight_map import WeightMap
 from penstock.runtime.gguf.library import LOAD_MMAP, last_error, library_folder, llama
 from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan
-from penstock.runtime.gguf.streaming import start_streamer, used_weights
+from penstock.runtime.gguf.streaming import give_heap_back, start_streamer, used_weights
 
 FLASH_ATTENTION = 1  # a quantized KV cache needs it
 
@@ -106,6 +106,8 @@ class GgufEngine:
             raise UnsupportedModelError(
                 f"{paths[0]}: llama.cpp does not load it (architecture '{arch}'): {last_error()}"
             )
+        self._check_state()
+        give_heap_back()
         if streamed:
             found = [
                 new_mapping(old, mapped_ranges(path), path)
@@ -113,6 +115,20 @@ class GgufEngine:
             ]
             self.weights = used_weights(self.weights, found)
             self.streamer = start_streamer(self.weights, self.plan, found, library_folder(self.lib))
+
+    def _check_state(self) -> None:
+        """Raises UnsupportedModelError where a budget does not cover what the model remembers."""
+        recurrent = self.lib.llama_model_is_recurrent, self.lib.llama_model_is_hybrid
+        if (
+            self.plan.budget is None
+            or self.plan.state
+            or not any(f(self._model) for f in recurrent)
+        ):
+            return
+        raise UnsupportedModelError(
+            f"{self.plan.path}: the architecture '{self.plan.arch}' has recurrent layers whose "
+            "state is not counted, so that no memory budget would hold; load it without one"
+        )
 
     def _make_context(self) -> None:
         plan = self.plan
@@ -131,6 +147,9 @@ class GgufEngine:
             kind = dict(params._fields_)["cb_eval"]
             params.cb_eval = ctypes.cast(self.streamer.callback, kind)
             params.cb_eval_user_data = self.streamer.user_data
+            kind = dict(params._fields_)["abort_callback"]
+            params.abort_callback = ctypes.cast(self.streamer.abort_callback, kind)
+            params.abort_callback_data = self.streamer.user_data
         self._context = self.lib.llama_init_from_model(self._model, params)
         if not self._context:
             raise UnsupportedModelError(
