@@ -68,7 +68,9 @@ def _print_gguf(p: GgufPlan) -> None:
         ("ring", p.ring, f"{size(p.streamed)} of dense weights pass through it for each token"),
         ("expert window", p.window, f"of {size(p.expert_total)}, {p.policy}"),
         ("KV cache", p.kv_cache, f"{p.context} tokens in {p.kv_type}"),
+        ("state", p.state, "of recurrent layers"),
         ("buffers", p.buffers, f"prompts in batches of {p.batch}"),
+        ("tokenizer", p.tokenizer, ""),
         ("LoRA adapters", p.adapters, ""),
         ("together", p.total, "" if p.budget is None else f"of {size(p.budget)} allowed"),
     ]

@@ -16,11 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from penstock.errors import FormatError
-from penstock.loaders.gguf_file import GGUFFile, TensorInfo, read_gguf
+from penstock.loaders.gguf_file import GGUFFile, TensorInfo, Value, read_gguf
+from penstock.loaders.vocabulary import Vocabulary, measure_vocabulary
 
 PAGE = 4096
 SKIPPED = "skipped"
+LONGEST_ARRAY = 4096  # of values that are kept: one for each layer, and the like
 SMALLEST_MATRIX = 1 << 20  # smaller ones are not worth a stop of the graph
 
 _EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down|gate_up)_exps\.weight")
@@ -52,7 +56,8 @@ class WeightMap:
     """All weights of a model.
 
     Attributes:
-        files: parts of a split file, or the one file; the first has the metadata.
+        files: parts of a split file, or the one file; the first has the metadata. Without what is
+            large and not needed again: the vocabulary, long arrays, the headers' bytes.
         expert_blocks: blocks that have experts, ascending.
     """
 
@@ -60,6 +65,7 @@ class WeightMap:
     weights: tuple[Weight, ...]
     expert_blocks: tuple[int, ...]
     experts: int
+    vocabulary: Vocabulary
 
     @property
     def path(self) -> Path:
@@ -135,7 +141,13 @@ def map_weights(path: Path, smallest_matrix: int = SMALLEST_MATRIX) -> WeightMap
     Raises:
         FormatError: a header is damaged, a part is missing, or experts have an impossible shape.
     """
-    files = tuple(read_gguf(part) for part in split_paths(path))
+    read: list[GGUFFile] = []
+    vocabulary = Vocabulary()
+    for part in split_paths(path):
+        file = read_gguf(part)
+        vocabulary = vocabulary if read else measure_vocabulary(file)
+        read.append(_slim(file))
+    files = tuple(read)
     names = {name for f in files for name in f.tensors}
     weights = [
         _weight(file, number, info, names, smallest_matrix)
@@ -147,9 +159,21 @@ def map_weights(path: Path, smallest_matrix: int = SMALLEST_MATRIX) -> WeightMap
         raise FormatError(
             f"{path}: its blocks have different numbers of experts: {sorted(experts)}"
         )
-    found = WeightMap(files, tuple(weights), _expert_blocks(weights), max(experts, default=0))
+    most = max(experts, default=0)
+    found = WeightMap(files, tuple(weights), _expert_blocks(weights), most, vocabulary)
     last = _predicting_blocks(files[0])
     return found.without(lambda w: w.block in last) if last else found
+
+
+def _slim(file: GGUFFile) -> GGUFFile:
+    """A header without what takes tens of megabytes in some files."""
+    kept: dict[str, Value] = {
+        key: value
+        for key, value in file.metadata.items()
+        if not isinstance(value, list)
+        and not (isinstance(value, np.ndarray) and value.size > LONGEST_ARRAY)
+    }
+    return replace(file, metadata=kept, value_offsets={}, header=b"")
 
 
 def _expert_blocks(weights: Sequence[Weight]) -> tuple[int, ...]:

@@ -59,8 +59,7 @@ def load(
         FormatError, UnsupportedModelError, BackendMissingError, BudgetError, StorageError,
         UsageError.
     """
-    file = read_gguf(Path(path))
-    if not is_bundle(file):
+    if not is_bundle(read_gguf(Path(path))):
         _refuse_bundle_options(path, ffn_resident, exact, dense)
         adapters = [_adapter(entry) for entry in lora]
         weights, plan = _plan_gguf(path, memory, context, threads, kv_type, policy, adapters)
@@ -115,8 +114,7 @@ def plan(
     policy: str | None = None,
 ) -> Plan | GgufPlan:
     """What `load` with the same arguments would keep in memory, and how fast that should be."""
-    file = read_gguf(Path(path))
-    if not is_bundle(file):
+    if not is_bundle(read_gguf(Path(path))):
         _refuse_bundle_options(path, ffn_resident, exact, dense)
         adapters = [_adapter(entry) for entry in lora]
         return _plan_gguf(path, memory, context, threads, kv_type, policy, adapters)[1]

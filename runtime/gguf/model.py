@@ -52,7 +52,7 @@ class GgufModel:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self._cached: list[int] = []
-        self._tokenizer = GgufTokenizer(engine.lib, engine.weights.files[0], engine.plan.context)
+        self._tokenizer = GgufTokenizer(engine.lib, engine.weights.vocabulary, engine.plan.context)
         self._template: ChatTemplate | None = None
         self._turn = 0
         self._last: _Counts | None = None  # counters at the end, of a closed model

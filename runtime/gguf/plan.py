@@ -23,6 +23,7 @@ class GgufPlan:
         budget: what was allowed; None: as much as the model can use.
         least: the smallest budget that works with this context.
         kv_type: number format of the KV cache.
+        state: of recurrent layers; tokenizer: llama.cpp's tables of the vocabulary.
         batch: prompt tokens that are run at once; weights are read once a batch.
         pinned: weights that stay in memory.
         tables: embeddings that are read by rows from the file; they take a few pages.
@@ -47,7 +48,9 @@ class GgufPlan:
     threads: int
     kv_type: str
     kv_cache: int
+    state: int
     buffers: int
+    tokenizer: int
     pinned: int
     tables: int
     adapters: int
@@ -72,7 +75,8 @@ class GgufPlan:
     @property
     def total(self) -> int:
         """All of the above that takes memory."""
-        return self.pinned + self.kv_cache + self.buffers + self.adapters + self.ring + self.window
+        weights = self.pinned + self.ring + self.window + self.adapters
+        return weights + self.kv_cache + self.state + self.buffers + self.tokenizer
 
     def to_dict(self) -> dict[str, Any]:
         """For --json."""

@@ -1,36 +1,39 @@
 """Spends a memory budget on an ordinary GGUF file.
 
-In this order: KV cache and buffers, what every token needs anyway (norms, routers, biases), then
-dense matrices, then experts. Dense matrices are all pinned if they fit; else the same share of each
-is streamed, so that reads are spread evenly over a token. What is left is the expert window.
+In this order: caches, buffers and the tokenizer, what every token needs anyway (norms, routers,
+biases), then dense matrices, then experts. Dense matrices are all pinned if they fit; else the same
+share of each is streamed, so that reads are spread evenly over a token. What is left is the expert
+window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from penstock import _native
-from penstock.errors import BudgetError, FormatError, UsageError
+from penstock.errors import BudgetError, UsageError
 from penstock.loaders.cores import usable_cores
-from penstock.loaders.gguf_file import GGUFFile
 from penstock.loaders.probe import DeviceProfile
 from penstock.loaders.weight_map import WeightMap, streamed_pages
 from penstock.runtime.budget import available_memory, format_size
 from penstock.runtime.gguf.plan import KV_TYPES, GgufPlan
+from penstock.runtime.gguf.sizes import (
+    CONTEXT,
+    KV_BYTES,
+    Sizes,
+    buffer_bytes,
+    check_countable,
+    kv_bytes,
+    read_sizes,
+)
 
-CONTEXT = 2048
 BATCHES = (512, 256, 128, 64, 32)
-KV_BYTES = {"f16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}  # elements in a block, bytes
 KV_SHARE = 0.15  # of the budget; beyond it the KV cache is quantized
 RING_PARTS = 3  # of the largest streamed part: one in use, two ahead
 RING_LEAST = 8 << 20
 RING_MOST = 64 << 20  # reads ahead even out what storage and graph take from node to node
 RING_SHARE = 24  # of what weights may take, one part; not more
 FREE_SHARE = 0.8  # of the free memory, when no budget is given
-SLACK = 24 << 20  # llama.cpp's tables, tokenizer, page tables, pages of the embedding
-MAPPED_SHARE = 0.003  # page tables and the like, of what is mapped
 
 
 @dataclass(frozen=True)
@@ -46,30 +49,18 @@ class GgufOptions:
     adapters: int = 0
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """The file's figures that the budget depends on."""
-
-    layers: int
-    width: int
-    ffn: int
-    heads: int
-    vocab: int
-    kv_row: int  # elements of keys and values of a token, all layers
-    trained: int  # context
-    experts_used: int
-    head_dims: tuple[int, int]  # of keys and of values
-
-
 def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) -> GgufPlan:
     """Decide what stays in memory.
 
     Raises:
         BudgetError: the budget is too small; the message has the least that works.
+        UnsupportedModelError: what the model needs cannot be counted, and there is a budget.
         UsageError: an option is out of its range.
     """
-    sizes = _sizes(weights.files[0], weights)
+    sizes = read_sizes(weights)
     _check(options)
+    if options.memory is not None:
+        check_countable(sizes, weights.path)
     kv_types = _kv_types(options, sizes)
     context = options.context or min(sizes.trained, CONTEXT)
     memory = options.memory
@@ -77,7 +68,7 @@ def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) 
         memory = int(available_memory() * FREE_SHARE)
     least = min(_least(weights, sizes, options, context, kv) for kv in kv_types)
     for kv_type in kv_types:
-        if _kv_bytes(sizes, context, kv_type) > KV_SHARE * memory and kv_type != kv_types[-1]:
+        if kv_bytes(sizes, context, kv_type) > KV_SHARE * memory and kv_type != kv_types[-1]:
             continue
         tried = [
             _try(weights, profile, options, sizes, memory, context, kv_type, batch, least)
@@ -142,7 +133,7 @@ def _check(options: GgufOptions) -> None:
             raise UsageError(f"{name} must be at least 1, not {value}")
 
 
-def _kv_types(options: GgufOptions, sizes: _Sizes) -> list[str]:
+def _kv_types(options: GgufOptions, sizes: Sizes) -> list[str]:
     """Number formats to choose from, best first: those whose blocks divide the heads."""
     heads = sizes.head_dims
     fit = [t for t in KV_TYPES if all(dim % KV_BYTES[t][0] == 0 for dim in heads)]
@@ -158,15 +149,15 @@ def _kv_types(options: GgufOptions, sizes: _Sizes) -> list[str]:
 
 
 def _try(
-    weights: WeightMap, profile: DeviceProfile, options: GgufOptions, sizes: _Sizes, memory: int,
+    weights: WeightMap, profile: DeviceProfile, options: GgufOptions, sizes: Sizes, memory: int,
     context: int, kv_type: str, batch: int, least: int,
 ) -> GgufPlan | None:  # fmt: skip
-    kv_cache = _kv_bytes(sizes, context, kv_type)
-    buffers = _buffers(weights, sizes, context, batch)
+    kv_cache = kv_bytes(sizes, context, kv_type)
+    buffers = buffer_bytes(weights, sizes, context, batch)
     # A batch that leaves little for weights costs more in reads than it saves.
     if buffers > memory // 8 and batch > BATCHES[-1] and not options.batch:
         return None
-    left = memory - kv_cache - buffers - options.adapters
+    left = memory - kv_cache - buffers - options.adapters - _fixed(weights, sizes)
     small, matrices = weights.nbytes("small") + _edges(weights), weights.nbytes("matrix")
     experts = weights.nbytes("expert")
     share, parts, largest, ring, window, mode = 0.0, 0, 0, 0, 0, "resident"
@@ -200,6 +191,8 @@ def _try(
         kv_type=kv_type,
         kv_cache=kv_cache,
         buffers=buffers,
+        tokenizer=weights.vocabulary.nbytes,
+        state=max(0, sizes.state),
         pinned=small + matrices - parts,
         tables=weights.nbytes("table"),
         adapters=options.adapters,
@@ -263,11 +256,12 @@ def _share_beside(
     return high, parts_bytes, max(1, int(most * high)), ring
 
 
-def _least(weights: WeightMap, sizes: _Sizes, options: GgufOptions, context: int, kv: str) -> int:
+def _least(weights: WeightMap, sizes: Sizes, options: GgufOptions, context: int, kv: str) -> int:
     """Bytes with everything streamed that can be, and the smallest batch."""
     batch = options.batch or BATCHES[-1]
-    fixed = _kv_bytes(sizes, context, kv) + _buffers(weights, sizes, context, batch)
-    fixed += options.adapters + weights.nbytes("small") + _edges(weights) + weights.shared_pages
+    fixed = kv_bytes(sizes, context, kv) + buffer_bytes(weights, sizes, context, batch)
+    fixed += options.adapters + _fixed(weights, sizes)
+    fixed += weights.nbytes("small") + _edges(weights) + weights.shared_pages
     matrices = weights.of("matrix")
     most = weights.largest_matrix()
     parts = [streamed_pages(w, 1.0, max(1, most))[1] for w in matrices]
@@ -279,12 +273,17 @@ def _least(weights: WeightMap, sizes: _Sizes, options: GgufOptions, context: int
     return int(fixed + dense + window)
 
 
-def _window_least(weights: WeightMap, sizes: _Sizes, batch: int) -> int:
+def _fixed(weights: WeightMap, sizes: Sizes) -> int:
+    """Bytes that no option changes."""
+    return weights.vocabulary.nbytes + max(0, sizes.state)
+
+
+def _window_least(weights: WeightMap, sizes: Sizes, batch: int) -> int:
     """What one layer may need at once, and one more expert to turn around in."""
     return (min(weights.experts, sizes.experts_used * batch) + 1) * weights.expert_bytes
 
 
-def _experts_per_token(weights: WeightMap, sizes: _Sizes) -> float:
+def _experts_per_token(weights: WeightMap, sizes: Sizes) -> float:
     if not weights.experts:
         return 0.0
     return weights.nbytes("expert") * sizes.experts_used / weights.experts
@@ -295,70 +294,8 @@ def _edges(weights: WeightMap) -> int:
     return 2 * 4096 * (sum(w.kind in ("matrix", "table", "skipped") for w in weights.weights) + 1)
 
 
-def _kv_bytes(sizes: _Sizes, context: int, kv_type: str) -> int:
-    block, nbytes = KV_BYTES[kv_type]
-    padded = -(-context // 256) * 256
-    return int(padded * sizes.kv_row * nbytes / block)
-
-
-def _buffers(weights: WeightMap, sizes: _Sizes, context: int, batch: int) -> int:
-    """llama.cpp's compute buffer, counted high, and what else grows with the model.
-
-    Of a batch live at once: the residual stream and a few copies of it, the wide FFN tensors, and
-    the attention scores where attention is not fused.
-    """
-    ffn = max(sizes.ffn, sizes.experts_used * _expert_ffn(weights))
-    tensors = batch * 4 * (5 * sizes.width + 3 * ffn)
-    scores = batch * context * 4 * min(sizes.heads, 8)
-    logits = 2 * 4 * sizes.vocab
-    return int(tensors + scores + logits + SLACK + MAPPED_SHARE * weights.size)
-
-
-def _expert_ffn(weights: WeightMap) -> int:
-    return max((max(w.info.shape[1:]) for w in weights.of("expert")), default=0)
-
-
-def _sizes(file: GGUFFile, weights: WeightMap) -> _Sizes:
-    arch = file.get_str("general.architecture")
-
-    def number(name: str, default: int | None = None) -> int:
-        value = file.metadata.get(f"{arch}.{name}", default)
-        if isinstance(value, np.ndarray) and value.size:  # one for each layer
-            value = int(value.max())
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise file.wrong(f"{arch}.{name}", "a whole number", value)
-        return value
-
-    layers, width, heads = (
-        number("block_count"),
-        number("embedding_length"),
-        number("attention.head_count", 1),
-    )
-    if layers < 1 or width < 1:
-        raise FormatError(
-            f"{file.path}: it has {layers} blocks of width {width}; this is no language model"
-        )
-    kv_heads = number("attention.head_count_kv", heads)
-    head = width // max(heads, 1)
-    dims = number("attention.key_length", head), number("attention.value_length", head)
-    vocab = next(
-        (w.info.shape[0] for w in weights.weights if w.info.name == "token_embd.weight"), 1
-    )
-    return _Sizes(
-        layers=layers,
-        width=width,
-        ffn=number("feed_forward_length", 0),
-        heads=heads,
-        vocab=vocab,
-        kv_row=layers * kv_heads * sum(dims),
-        trained=number("context_length", CONTEXT),
-        experts_used=number("expert_used_count", 0) if weights.experts else 0,
-        head_dims=dims,
-    )
-
-
 def _too_small(
-    weights: WeightMap, sizes: _Sizes, options: GgufOptions, kv_types: list[str], memory: int,
+    weights: WeightMap, sizes: Sizes, options: GgufOptions, kv_types: list[str], memory: int,
     context: int, least: int,
 ) -> BudgetError:  # fmt: skip
     head = f"{weights.path}: {format_size(memory)} is too little for {context} tokens of context; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,3 +118,10 @@ def _give_back(weights: WeightMap, found: Sequence[FileMapping]) -> None:
             found[w.file].give_back(*inner_pages(w))
     for file in weights.files:
         forget_cached(file.path)
+
+
+def give_heap_back() -> None:
+    """Return what is free on the C heap to the system: a header that was parsed, for instance."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # GNU's C library alone has it
+    if trim is not None:
+        trim(0)

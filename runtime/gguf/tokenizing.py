@@ -12,11 +12,10 @@ import ctypes
 import re
 import threading
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 from penstock.errors import ContextError, UsageError
-from penstock.loaders.gguf_file import GGUFFile
+from penstock.loaders.vocabulary import Vocabulary
 
 PLAIN_CHARS = 1024  # of a line that fits the stack of any thread
 MOST_CHARS = 1 << 17
@@ -38,18 +37,11 @@ class GgufTokenizer:
         context: tokens that a text may have.
     """
 
-    def __init__(self, lib: Any, file: GGUFFile, context: int) -> None:
+    def __init__(self, lib: Any, vocabulary: Vocabulary, context: int) -> None:
         self._lib = lib
-        self._file = file
         self._context = context
-        self._has_words = file.metadata.get("tokenizer.ggml.model") not in _WITHOUT_WORDS
-
-    @cached_property
-    def longest_token(self) -> int:
-        """Bytes of text that one token can stand for, at most."""
-        tokens = self._file.metadata.get("tokenizer.ggml.tokens")
-        known = tokens if isinstance(tokens, list) else []
-        return max((len(token.encode()) for token in known), default=1 << 10)
+        self._longest = vocabulary.longest
+        self._has_words = vocabulary.kind not in _WITHOUT_WORDS
 
     def encode(self, vocab: Any, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """The tokens of a text.
@@ -62,10 +54,10 @@ class GgufTokenizer:
             UsageError: a line of it is too long for llama.cpp.
         """
         raw = text.encode()
-        if len(raw) > self._context and len(raw) > self._context * self.longest_token:
+        if len(raw) > self._context and len(raw) > self._context * self._longest:
             raise ContextError(
                 f"the prompt has {len(raw)} bytes, the context of {self._context} tokens holds "
-                f"{self._context * self.longest_token} at most; shorten it, or load the model with "
+                f"{self._context * self._longest} at most; shorten it, or load the model with "
                 "a larger context"
             )
         chars = longest_line(text) if self._has_words else 0

@@ -53,7 +53,7 @@ def test_it_runs_in_the_mapping_and_says_so(path: Path, elsewhere: None) -> None
     assert plan.policy == plan.backend == "none"
     assert plan.read_bytes is None and plan.tokens_per_second is None, "nobody knows"
     assert json.loads(json.dumps(plan.to_dict()))["read_bytes"] is None
-    assert plan.total == plan.kv_cache + plan.buffers
+    assert plan.total == plan.kv_cache + plan.buffers + plan.tokenizer
     model = penstock.load(path, memory=plan.least, context=256)
     assert isinstance(model, GgufModel)
     assert model.engine.streamer is None

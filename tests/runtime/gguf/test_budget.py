@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.gguf_shapes import SHAPES, Shape
-from benchmarks.synthetic_gguf import write_gguf
+from benchmarks.synthetic_gguf import tokenizer, write_gguf
 from penstock.errors import BudgetError
 from tests.runtime.cgroups import make_cgroup
 
@@ -31,6 +31,12 @@ MIXTURE = replace(
 )  # fmt: skip
 
 
+WORDS = replace(
+    SHAPES["tiny-llama"], name="budget-words", layers=4, width=512, neurons=8192, heads=8,
+    vocab=150_000,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Result:
     """A child's end: its output, its standard error, most memory of its group, kills."""
@@ -41,14 +47,16 @@ class Result:
     killed: bool
 
 
-def run_child(cache: Path, path: str, limit: int | None = None, **options: Any) -> Result:
+def run_child(
+    cache: Path, path: str, limit: int | None = None, prompt: int = PROMPT, **options: Any
+) -> Result:
     with make_cgroup() as cgroup:
         if limit is not None:
             cgroup.limit(limit)
         argv: list[str] = [sys.executable, str(CHILD), str(cgroup.path / "cgroup.procs"), path]
         argv.append(json.dumps(options))
         done = subprocess.run(
-            [*argv, str(PROMPT), str(TOKENS)],
+            [*argv, str(prompt), str(TOKENS)],
             capture_output=True,
             text=True,
             timeout=300,
@@ -110,6 +118,42 @@ def test_the_least_budget_keeps_it_too(path: Path, baseline: int, cache: Path) -
     result = run_child(cache, str(path), baseline + least, memory=least, context=CONTEXT)
     assert not result.killed, f"killed for memory\n{result.errors}"
     assert json.loads(result.output)["plan"]["total"] <= least
+
+
+def write_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small model with as many words and merges as the large vocabularies have."""
+
+    def many(vocab: int) -> dict[str, Any]:
+        merges = [f"Ġw{i} {i % 10}" for i in range(vocab)]
+        return {**tokenizer(vocab), "tokenizer.ggml.merges": merges}
+
+    monkeypatch.setattr("benchmarks.synthetic_gguf.tokenizer", many)
+    return write_gguf(WORDS, path)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["words", "parts"])
+def test_what_is_no_weight_is_in_the_budget(
+    kind: str, baseline: int, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer, of a vocabulary of 150,000; a queue of reads for each of eight parts."""
+    import penstock
+
+    out = tmp_path / "m.gguf"
+    if kind == "words":
+        path = write_words(out, monkeypatch)
+    else:
+        path = write_gguf(replace(DENSE, layers=4), out, parts=8)[0]
+    with pytest.raises(BudgetError) as error:
+        penstock.plan(path, memory="1MiB", context=256)
+    least = error.value.least_bytes
+    assert least is not None
+    limit = baseline + least
+    result = run_child(cache, str(path), limit, prompt=200, memory=least, context=256)
+    assert not result.killed, f"killed for memory\n{result.errors}"
+    plan = json.loads(result.output)["plan"]
+    assert plan["mode"] == "stream" and plan["total"] <= least
+    assert kind == "parts" or plan["tokenizer"] > 40e6
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
+import penstock
 from benchmarks.synthetic_gguf import _add, tokenizer
-from penstock.errors import StorageError, UsageError
+from penstock.errors import StorageError, UnsupportedModelError, UsageError
+from penstock.loaders.weight_map import WeightMap
+from penstock.runtime.gguf.engine import GgufEngine
 from penstock.runtime.gguf.model import GgufModel
-from tests.runtime.gguf.plans import Open, Stock, follow, prompt
+from penstock.runtime.gguf.plan import GgufPlan
+from penstock.runtime.gguf.planner import GgufOptions, plan_gguf
+from penstock.runtime.gguf.sizes import read_sizes
+from tests.bundle_builder import profile
+from tests.runtime.gguf.plans import Files, Open, Stock, follow, narrow, prompt, weights_of
 
 LAYERS, WIDTH, VOCAB, CONTEXT = 3, 128, 512, 512
 INNER, STATE, CONV, RANK = 256, 16, 4, 8
@@ -99,9 +107,62 @@ def test_after_a_failed_pass_the_prompt_is_run_from_its_beginning(
     assert text() == expected
 
 
+# ---------------------------------------------------------------- budgets
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_state_is_in_the_budget(path: Path) -> None:
+    plan = penstock.plan(path, memory="1GiB")
+    assert isinstance(plan, GgufPlan)
+    assert plan.state == 4 * LAYERS * ((CONV - 1) * INNER + STATE * INNER), "as llama.cpp tells"
+    without = sum((plan.pinned, plan.kv_cache, plan.buffers, plan.tokenizer, plan.ring))
+    assert plan.total == without + plan.state and plan.kv_cache == 0
+
+
+RULES: dict[str, tuple[dict[str, int], int]] = {
+    "groups": ({"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 64,
+                "ssm.group_count": 2}, 3 * (512 + 2 * 2 * 64) + 64 * 512),
+    "rwkv": ({"wkv.head_size": 64}, (64 + 2) * 256),
+    "rwkv, qwen": ({"wkv.head_size": 64, "token_shift_count": 1}, (64 + 1) * 256),
+    "lfm2": ({"shortconv.l_cache": 3}, 2 * 256),
+    "kimi": ({"ssm.conv_kernel": 4, "kda.head_dim": 128}, (3 * 3 + 128) * 4 * 128),
+    "none": ({}, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_kind_of_state_is_counted(files: Files, rule: str) -> None:
+    """llama.cpp's own rules, of its llama_hparams."""
+    keys, elements = RULES[rule]
+    sizes = read_sizes(with_keys(weights_of(files("tiny-llama")), **keys))
+    assert sizes.state == 4 * sizes.layers * elements
+    assert (sizes.inner > 0) == bool(elements)
+
+
+def with_keys(weights: WeightMap, **keys: int) -> WeightMap:
+    (file,) = weights.files
+    added = {f"llama.{key}": value for key, value in keys.items()}
+    return replace(weights, files=(replace(file, metadata={**file.metadata, **added}),))
+
+
+def test_what_cannot_be_counted_has_no_budget(files: Files, open_engine: Open, path: Path) -> None:
+    unknown = with_keys(weights_of(files("tiny-llama")), **{"ssm.new_kind": 7})
+    with pytest.raises(UnsupportedModelError, match="keys do not tell how large"):
+        plan_gguf(unknown, profile(), GgufOptions(memory=1 << 30))
+    assert plan_gguf(unknown, profile(), GgufOptions()).state == 0
+    weights = weights_of(path)  # recurrent by its architecture alone
+    plan = replace(narrow(weights, 0.5), state=0)
+    with pytest.raises(UnsupportedModelError, match="'mamba' has recurrent layers"):
+        GgufEngine(weights, plan)
+    GgufEngine(weights, replace(plan, budget=None)).close()
+
+
+# ---------------------------------------------------------------- what is kept
+
+
 @pytest.mark.parametrize("make", [lambda folder: None, write_mamba], ids=["cache", "state"])
 def test_no_more_tokens_are_kept_than_there_are(
-    make: Callable[[Path], Path | None], files: Any, open_engine: Open, tmp_path: Path
+    make: Callable[[Path], Path | None], files: Files, open_engine: Open, tmp_path: Path
 ) -> None:
     engine = open_engine(make(tmp_path / "m.gguf") or files("tiny-llama"))
     for held in (0, 20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gguf import GGUFWriter
 from benchmarks.synthetic_gguf import _add, tokenizer
 from penstock.errors import ContextError, UsageError
 from penstock.loaders.gguf_file import read_gguf
+from penstock.loaders.vocabulary import measure_vocabulary
 from penstock.runtime.gguf import tokenizing
 from penstock.runtime.gguf.library import llama
 from penstock.runtime.gguf.tokenizing import MOST_CHARS, GgufTokenizer, longest_line
@@ -40,9 +42,8 @@ def vocabulary(llama_cpp: None, tmp_path: Path) -> Iterator[Callable[..., Encode
         params.vocab_only = True
         models.append(lib.llama_model_load_from_file(str(path).encode(), params))
         assert models[-1]
-        file = read_gguf(path)
-        file.metadata["tokenizer.ggml.model"] = model
-        made, handle = GgufTokenizer(lib, file, context), lib.llama_model_get_vocab(models[-1])
+        known = replace(measure_vocabulary(read_gguf(path)), kind=model)
+        made, handle = GgufTokenizer(lib, known, context), lib.llama_model_get_vocab(models[-1])
         return lambda text: made.encode(handle, text, False, False)
 
     yield load
