@@ -75,8 +75,7 @@ def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) 
             for batch in ([options.batch] if options.batch else BATCHES)
         ]
         if any(tried):
-            made = _best_batch([p for p in tried if p is not None], weights, memory)
-            return made if _native.address_space_supported() else _mapped(made)
+            return _best_batch([p for p in tried if p is not None], weights, memory)
     raise _too_small(weights, sizes, options, kv_types, memory, context, least)
 
 
@@ -97,11 +96,9 @@ def _best_batch(plans: list[GgufPlan], weights: WeightMap, memory: int) -> GgufP
 def _mapped(plan: GgufPlan) -> GgufPlan:
     """What becomes of a plan where pages under llama.cpp's mapping cannot be replaced.
 
-    Nothing of streaming is left in it, and no forecast: how much is read depends on what the system
-    keeps in memory.
+    Nothing of weights is in it, and no forecast: how much is read depends on what the system keeps
+    in memory.
     """
-    if plan.mode == "resident":
-        return plan
     note = (
         "weights cannot be streamed on this system, which has no way to replace pages under "
         "llama.cpp's mapping of the file: it runs in that mapping, the system decides what of the "
@@ -161,7 +158,12 @@ def _try(
     small, matrices = weights.nbytes("small") + _edges(weights), weights.nbytes("matrix")
     experts = weights.nbytes("expert")
     share, parts, largest, ring, window, mode = 0.0, 0, 0, 0, 0, "resident"
-    if small + matrices + experts > left:
+    fits = small + matrices + experts <= left
+    if not fits and not _native.address_space_supported():
+        mode = "mapped"
+        if left < 0:
+            return None
+    elif not fits:
         mode = "experts" if experts else "stream"
         small += weights.shared_pages
         window_least = min(experts, _window_least(weights, sizes, batch))
@@ -179,7 +181,7 @@ def _try(
     seconds = max(
         per_token / profile.sequential_bytes_per_second, touched / profile.memory_bytes_per_second
     )
-    return GgufPlan(
+    made = GgufPlan(
         path=str(weights.path),
         arch=weights.files[0].get_str("general.architecture"),
         mode=mode,
@@ -213,6 +215,7 @@ def _try(
         tokens_per_second=1.0 / max(seconds, 1e-9),
         profile=profile,
     )
+    return _mapped(made) if mode == "mapped" else made
 
 
 def _share(weights: WeightMap, room: int) -> tuple[float, int, int, int] | None:
@@ -261,6 +264,8 @@ def _least(weights: WeightMap, sizes: Sizes, options: GgufOptions, context: int,
     batch = options.batch or BATCHES[-1]
     fixed = kv_bytes(sizes, context, kv) + buffer_bytes(weights, sizes, context, batch)
     fixed += options.adapters + _fixed(weights, sizes)
+    if not _native.address_space_supported():
+        return fixed
     fixed += weights.nbytes("small") + _edges(weights) + weights.shared_pages
     matrices = weights.of("matrix")
     most = weights.largest_matrix()

@@ -82,6 +82,19 @@ def test_what_fits_is_resident_as_everywhere(path: Path, elsewhere: None) -> Non
     assert plan.policy == "lfu" and plan.backend != "none"
 
 
+def test_a_budget_need_not_hold_what_streaming_needs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No ring, no window, no pinned weights: the system reads them into its own memory."""
+    streamed = made(path, "1GiB").least
+    monkeypatch.setattr(_native, "address_space_supported", lambda: False)
+    plan = made(path, made(path, "1GiB").least)
+    assert plan.mode == "mapped" and plan.total <= plan.least < streamed - (1 << 20)
+    with pytest.raises(BudgetError) as error:
+        made(path, plan.least - 1)
+    assert error.value.least_bytes == plan.least
+
+
 def test_too_little_is_too_little(path: Path, elsewhere: None) -> None:
     with pytest.raises(BudgetError):
         made(path, 1 << 20)
