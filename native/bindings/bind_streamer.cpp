@@ -94,6 +94,7 @@ void bind_streamer(nb::module_ & m) {
     m.def("address_space_supported", &address_space::supported, "Whether pages under a foreign mapping can be replaced on this system.");
     m.def("replay_experts", [](const std::string & policy, int32_t experts, int32_t capacity, int32_t layers, Ids ids, Offsets offsets) {
             if (offsets.size() == 0) throw ArgumentError("replay: offsets must hold at least one entry");
+            nb::gil_scoped_release others_run;  // a long trace takes minutes
             const ReplayCount n = replay_experts(policy, experts, capacity, layers, ids.data(), ids.size(), offsets.data(), offsets.size() - 1);
             return std::pair(n.misses, n.used);
           }, "policy"_a, "experts"_a, "capacity"_a, "layers"_a, "ids"_a, "offsets"_a,

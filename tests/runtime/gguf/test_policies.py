@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -250,3 +252,22 @@ def test_the_engine_misses_what_the_replay_says(
     # Worth the same, one or the other leaves.
     assert abs(misses - stats.misses) <= 0.02 * used
     assert stats.evicted == stats.misses - streamer.held_bytes // plan.expert_bytes
+
+
+def test_other_threads_run_during_a_replay() -> None:
+    ids = np.random.default_rng(0).integers(0, 20_000, 20_000).astype(np.int32)
+    offsets = np.arange(20_001, dtype=np.int64)
+    done, ticks = threading.Event(), list[float]()
+
+    def tick() -> None:
+        while not done.wait(0.001):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    begin = time.monotonic()
+    _native.replay_experts("lru", 20_000, 10_000, 1, ids, offsets)
+    end = time.monotonic()
+    done.set()
+    thread.join()
+    assert sum(begin < at < end for at in ticks) > 3, end - begin
