@@ -105,7 +105,7 @@ def _print(found: list[tuple[Path, ExpertTrace, list[Replay]]]) -> None:
                 )
             )
     columns = ["trace", ">window", ">experts", *(f">{name}" for name in policies)]
-    print_table([*columns, ">best possible", "best policy"], rows, "hit rates of single tokens")
+    print_table([*columns, ">Belady", "best policy"], rows, "hit rates of single tokens")
     for path, trace, _ in found:
         say(
             f"{path}: {trace.tokens} tokens of {trace.model}, {trace.layers} layers of "

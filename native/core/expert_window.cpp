@@ -118,7 +118,7 @@ void ExpertWindow::read(int layer, const std::vector<int32_t> & experts) {
 void ExpertWindow::route(int layer, const int32_t * chosen, size_t count, bool batch) {
     if (layer < 0 || layer >= layers_) throw StorageError("the router of an unknown layer ran");
     if (layer <= current_ || current_ < 0) {
-        policy_->token();
+        policy_->token(batch);
         if (recording_) trace_.insert(trace_.end(), {-1, -1});
     }
     if (current_ >= 0) settle(current_);  // a graph may skip a product: pages under a read must not move
@@ -138,6 +138,7 @@ void ExpertWindow::route(int layer, const int32_t * chosen, size_t count, bool b
         if (!held_[static_cast<size_t>(id(layer, e))]) missing_.push_back(e);
         if (recording_) trace_.insert(trace_.end(), {layer, e});
     }
+    policy_->routed(id(layer, 0), experts_);
     stats_.used += set_.size();
     stats_.misses += missing_.size();
     if (ahead_ >= 0 && ahead_ != layer) {  // the graph went elsewhere: nothing may leave while it is being read

@@ -324,7 +324,7 @@ int main(int argc, char ** argv) {
         }
     }
     for (const auto & [backend, direct] : ways) {
-        for (const char * policy : {"lfu", "lru", "last-k"}) {
+        for (const char * policy : {"adaptive", "lfu", "lru", "last-k"}) {
             for (const double window : {0.0, 0.5, 1.0}) {
                 Options o;
                 o.backend = backend;
@@ -337,7 +337,7 @@ int main(int argc, char ** argv) {
                 o.expert_bytes = window == 0.5 ? 2 * kPage : 3 * kPage + 544;
                 test_contents(o);
                 test_partial_first_pass(o);
-                if (std::strcmp(policy, "lfu") == 0) test_truncated(o);
+                if (std::strcmp(policy, "adaptive") == 0) test_truncated(o);
             }
         }
         Options tiny;  // experts of less than a page: all of them stay

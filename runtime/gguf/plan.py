@@ -8,7 +8,7 @@ from typing import Any
 from penstock.loaders.probe import DeviceProfile
 
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml type numbers
-POLICIES = ("lfu", "lru", "last-k")  # the first is the default
+POLICIES = ("adaptive", "lfu", "lru", "last-k")  # the first is the default
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class GgufOptions:
     threads: int | None = None
     batch: int | None = None
     kv_type: str | None = None
-    policy: str = "lfu"
+    policy: str = "adaptive"
     adapters: int = 0
 
 

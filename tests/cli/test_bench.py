@@ -32,7 +32,7 @@ def trace(tmp_path: Path) -> Path:
 def test_a_table(cli: Cli, trace: Path) -> None:
     result = cli("bench", "replay", trace)
     assert result.code == 0
-    for text in ("lfu", "lru", "last-k", "best possible", "25%", "50%", "75%", "16 of 64"):
+    for text in ("adaptive", "lfu", "lru", "last-k", "Belady", "25%", "50%", "75%", "16 of 64"):
         assert text in result.out
     assert "40 tokens of some.gguf, 4 layers of 16 experts, 4 a token" in result.err
     assert max(map(len, result.out.splitlines())) <= 120 + len(str(trace))
@@ -47,7 +47,7 @@ def test_for_machines(cli: Cli, trace: Path) -> None:
     assert first["file"] == str(trace) and first["tokens"] == 40
     assert [w["share"] for w in first["windows"]] == [0.25, 0.5]
     for window in first["windows"]:
-        assert set(window["hit_rates"]) == {"lfu", "lru", "last-k"}
+        assert set(window["hit_rates"]) == {"adaptive", "lfu", "lru", "last-k"}
         for name, rate in window["hit_rates"].items():
             behind = window["points_behind_belady"][name]
             assert behind == pytest.approx(100 * (window["belady"] - rate)) and behind >= 0

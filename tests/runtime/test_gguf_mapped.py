@@ -79,7 +79,7 @@ def test_what_fits_is_resident_as_everywhere(path: Path, elsewhere: None) -> Non
     plan = made(path, "1GiB")
     assert (plan.mode, plan.note) == ("resident", "")
     assert plan.read_bytes == 0 and plan.tokens_per_second
-    assert plan.policy == "lfu" and plan.backend != "none"
+    assert plan.policy == "adaptive" and plan.backend != "none"
 
 
 def test_a_budget_need_not_hold_what_streaming_needs(

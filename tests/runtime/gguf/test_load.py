@@ -234,7 +234,7 @@ def test_values_out_of_range_are_refused(files: Files) -> None:
     path = files("tiny-llama")
     for options, wanted in (
         ({"kv_type": "q5_1"}, "no KV cache of type 'q5_1'; choose f16, q8_0, q4_0"),
-        ({"policy": "mru"}, "no policy 'mru'; choose lfu, lru, last-k"),
+        ({"policy": "mru"}, "no policy 'mru'; choose adaptive, lfu, lru, last-k"),
         ({"context": 0}, "context"),
         ({"context": -5}, "context"),
         ({"threads": 0}, "threads"),

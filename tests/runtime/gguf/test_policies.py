@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from benchmarks.gguf_shapes import SHAPES
 from penstock import _native
@@ -33,6 +34,7 @@ class Rule:
     """Sees a run step by step; what is worth least leaves."""
 
     def token(self) -> None: ...
+    def step(self, number: int) -> None: ...
     def used(self, step: int, expert: int) -> None: ...
     def worth(self, expert: int) -> float:
         raise NotImplementedError
@@ -82,7 +84,50 @@ class Belady(Rule):
         return -next(later, float("inf"))
 
 
+class Adaptive(Rule):
+    """Logistic regression on counts that fade at five speeds, a step after each token."""
+
+    KEEP = np.array([0.4, 0.7, 0.9, 0.97, 0.995])
+
+    def __init__(self, experts: int, layers: int) -> None:
+        self.layers, self.layer_of = layers, np.arange(experts) * layers // experts
+        self.layer = -1
+        self.counts = np.zeros((experts, 5))
+        self.used_now = np.zeros(experts)
+        self.weights, self.bias = np.ones(5), -2.0
+        self.seen: NDArray[np.float64] | None = None
+
+    def features(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        out: NDArray[np.float64] = np.sqrt(counts + 1e-4)
+        return out
+
+    def token(self) -> None:
+        if self.seen is not None:
+            chance = 1 / (1 + np.exp(-self.seen @ self.weights - self.bias))
+            error = chance - self.used_now
+            step = self.seen.T @ error / np.maximum((self.seen**2).sum(0), 1e-3)
+            self.weights = self.weights - 0.1 * step
+            self.bias -= 0.05 * error.sum() / max(chance.sum(), 1e-3)
+        self.counts = self.counts * self.KEEP + (1 - self.KEEP) * self.used_now[:, None]
+        self.used_now[:] = 0
+        self.seen = self.features(self.counts)
+
+    def step(self, number: int) -> None:
+        self.layer = number % self.layers
+
+    def used(self, step: int, expert: int) -> None:
+        self.used_now[expert] = 1
+
+    def worth(self, expert: int) -> float:
+        counts = self.counts[expert]
+        if self.layer_of[expert] <= self.layer:  # it has had its turn of this token
+            counts = counts * self.KEEP + (1 - self.KEEP) * self.used_now[expert]
+        return float(self.features(counts) @ self.weights)
+
+
 def rule(policy: str, steps: Steps) -> Rule:
+    if policy == "adaptive":
+        return Adaptive(EXPERTS * LAYERS, LAYERS)
     return {"lru": Lru, "lfu": Lfu, "last-k": LastK}.get(policy, lambda: Belady(steps))()
 
 
@@ -96,6 +141,7 @@ def follow(policy: str, capacity: int, layers: int, steps: Steps) -> tuple[int, 
     for number, step in enumerate(steps):
         if number % layers == 0:
             model.token()
+        model.step(number)
         for e in step:
             model.used(number, e)
         for e in step:
@@ -172,6 +218,24 @@ def test_counts_fade_and_windows_end() -> None:
     assert replay("lfu", 3, 2, 1, steps)[0] == 4, "0 has faded"
     assert replay("last-k", 3, 2, 1, steps)[0] == 4, "0 was not used for 32 tokens"
     assert replay("lru", 3, 2, 1, steps)[0] == 4
+
+
+def test_adaptive_learns_what_the_router_does() -> None:
+    """Favourites that stay, and favourites that change: near the better rule on both."""
+    rng = np.random.default_rng(3)
+    popular = rng.permutation(64) ** 1.5 + 4.0
+    stays = [
+        rng.choice(64, 6, replace=False, p=popular / popular.sum()).tolist() for _ in range(600)
+    ]
+    topic, follows = rng.permutation(64), []
+    for token in range(600):
+        if token % 40 == 0:
+            topic = rng.permutation(64)
+        follows.append(rng.choice(topic[:14], 6, replace=False).tolist())
+    for steps in (stays, follows):
+        misses = {p: replay(p, 64, 20, 1, steps)[0] for p in POLICIES}
+        best = min(count for p, count in misses.items() if p != "adaptive")
+        assert misses["adaptive"] <= 1.3 * best, misses
 
 
 @pytest.mark.parametrize(
