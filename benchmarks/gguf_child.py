@@ -21,10 +21,13 @@ class GgufTask:
     """What to run.
 
     Attributes:
-        contender: 'penstock', 'mmap', 'direct' (read whole, past the page cache), 'mlock',
-            'default' (llama.cpp as it comes), or 'nothing' (the baseline: imports only).
+        contender: 'penstock'; 'fresh' and 'huge', the same with fresh pages, usual or huge, instead
+            of a ring; 'mmap', 'direct' (read whole, past the page cache), 'mlock', 'default'
+            (llama.cpp as it comes), or 'nothing' (the baseline: imports only).
         memory: the budget that is given to penstock.
         warm, tokens: decoded before, and while, it is measured.
+        vocab: tokens are drawn below it.
+        trace: file for what the routers choose after the prompt; '': none.
     """
 
     contender: str
@@ -36,25 +39,27 @@ class GgufTask:
     warm: int
     tokens: int
     seed: int
+    vocab: int
+    trace: str = ""
 
 
+OURS = {"penstock": "aliases", "fresh": "fresh", "huge": "huge"}
 LOAD_MODES = {"mmap": 1, "direct": 4, "mlock": 2}
 
 
 def run(task: GgufTask) -> dict[str, Any]:
     import penstock.runtime.load  # noqa: F401
-    from penstock.runtime.gguf.library import llama
 
-    lib = llama()
+    lib = _library(task)
     if task.contender == "nothing":
         return {}
     began = perf_counter()
-    decode, close, figures = (_ours if task.contender == "penstock" else _llama)(task, lib)
+    decode, close, figures, facts = (_ours if task.contender in OURS else _llama)(task, lib)
     loaded = perf_counter() - began
     random = np.random.default_rng(task.seed)
 
     def draw(count: int) -> list[int]:
-        ids: list[int] = random.integers(5, 2000, count).tolist()
+        ids: list[int] = random.integers(5, task.vocab, count).tolist()
         return ids
 
     began = perf_counter()
@@ -73,14 +78,30 @@ def run(task: GgufTask) -> dict[str, Any]:
     out["read_bytes"] = (_read_bytes() - read) / task.tokens
     out |= {key: after[key] - before[key] for key in after}
     out["peak_rss"] = _peak()
+    out |= facts()
     close()
     return out
 
 
+def _library(task: GgufTask) -> Any:
+    """llama.cpp's module: ours as the engine sets it up, a peer's as it comes."""
+    if task.contender in OURS or task.contender == "nothing":
+        from penstock.runtime.gguf.library import llama
+
+        return llama()
+    import llama_cpp
+
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
 def _ours(task: GgufTask, lib: Any) -> Any:
+    from penstock.loaders.expert_trace import TraceRecorder, write_trace
+    from penstock.runtime.gguf import streaming
     from penstock.runtime.gguf.model import GgufModel
     from penstock.runtime.load import load
 
+    streaming.RING_MEMORY = OURS[task.contender]
     model = load(task.model, memory=task.memory, context=task.context, threads=task.threads)
     assert isinstance(model, GgufModel)
     engine = model.engine
@@ -94,7 +115,21 @@ def _ours(task: GgufTask, lib: Any) -> Any:
             "reads": s.reads, "stops": s.stops, "used": e.used, "misses": e.misses,
         }  # fmt: skip
 
-    return engine.decode, model.close, figures
+    recorder = TraceRecorder(len(engine.weights.expert_blocks), engine.weights.experts)
+    if task.trace:
+        engine.start_recording(recorder)
+
+    def facts() -> dict[str, Any]:
+        plan = engine.plan
+        if task.trace:
+            engine.stop_recording()
+            name = Path(task.model).stem
+            write_trace(Path(task.trace), recorder.trace(name, plan.arch, plan.experts_used))
+        most = engine.weights.size - task.memory + engine.weights.largest_block()
+        share = plan.window / plan.expert_total if plan.expert_total else 0.0
+        return {"mode": plan.mode, "most_bytes": most, "window_share": share, "batch": plan.batch}
+
+    return engine.decode, model.close, figures, facts
 
 
 def _llama(task: GgufTask, lib: Any) -> Any:
@@ -124,7 +159,7 @@ def _llama(task: GgufTask, lib: Any) -> Any:
         lib.llama_free(context)
         lib.llama_model_free(model)
 
-    return decode, close, dict
+    return decode, close, dict, dict
 
 
 def _read_bytes() -> int:

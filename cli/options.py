@@ -74,7 +74,7 @@ Policy = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Which expert of an ordinary GGUF file leaves the window: adaptive, lfu, lru or last-k.",
+        help="Which expert of a GGUF file leaves the window: adaptive, lfu, lru or last-k.",
     ),
 ]
 Threads = Annotated[
