@@ -161,6 +161,6 @@ def plot(results: Sequence[Result], machine: str, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("tokens per second")
     axes[0][0].legend(frameon=False)
-    figure.suptitle(machine, fontsize=7, y=0.02)
-    figure.tight_layout()
+    figure.text(0.5, 0.015, machine, ha="center", fontsize=7)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, metadata={"Date": None})

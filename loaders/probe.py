@@ -21,7 +21,7 @@ from penstock.errors import StorageError
 from penstock.loaders.cores import usable_cores
 from penstock.loaders.file_names import native_name
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2  # 1: measured into pages of 4 KiB at low depths
 BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 DEPTHS = (1, 4, 16, 64, 128, 256)
 QUICK_SECONDS = 24 * 3600.0  # a quick profile is measured again after a day
