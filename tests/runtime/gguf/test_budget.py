@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gguf_cases import SMALL_DENSE as DENSE
+from benchmarks.gguf_cases import SMALL_MIXTURE as MIXTURE
 from benchmarks.gguf_shapes import SHAPES, Shape
 from benchmarks.synthetic_gguf import tokenizer, write_gguf
 from penstock.errors import BudgetError
@@ -21,16 +23,6 @@ from tests.runtime.cgroups import make_cgroup
 CHILD = Path(__file__).with_name("capped_child.py")
 PROMPT, TOKENS = 1000, 50
 CONTEXT = PROMPT + TOKENS
-DENSE = replace(
-    SHAPES["tiny-llama"], name="budget-dense", layers=10, width=1280, neurons=5120, heads=20,
-    kv_heads=4, vocab=4096,
-)  # fmt: skip
-MIXTURE = replace(
-    SHAPES["tiny-olmoe"].typed("Q4_0"), name="budget-mixture", layers=6, width=1024, neurons=1024,
-    heads=16, kv_heads=16, experts=32, vocab=4096,
-)  # fmt: skip
-
-
 WORDS = replace(
     SHAPES["tiny-llama"], name="budget-words", layers=4, width=512, neurons=8192, heads=8,
     vocab=150_000,
