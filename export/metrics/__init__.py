@@ -1,0 +1,1 @@
+"""How good captions are, measured as COCO measures it, in plain Python: no Java, no torch."""
