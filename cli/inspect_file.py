@@ -1,4 +1,4 @@
-"""`penstock inspect`: what is in a GGUF file.
+"""`penstock inspect`: what is in a GGUF, ONNX or TFLite file.
 
 Not named inspect.py: started from this folder, Python would take it for the standard module.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "penstock inspect model.gguf",
     "penstock inspect model.gguf --verify",
+    "penstock inspect model.onnx",
     "penstock inspect model.gguf --tensors --json | jq '.tensors[].name'",
 )
 KINDS = {
@@ -44,11 +45,22 @@ def inspect(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show what is in a GGUF file, and check that it is whole.
+    """Show what is in a model's file, and check that it is whole.
 
     FILE is any GGUF file; of a split one any part, and all must be there. Headers are always
-    checked. --verify also reads the weights of a Penstock bundle.
+    checked. --verify also reads the weights of a Penstock bundle. Of an ONNX or TFLite model, FILE
+    shows inputs, outputs and operators; the library that runs it is not needed.
     """
+    from penstock.cli.inspect_tensors import inspect_tensors
+    from penstock.loaders.file_kind import TENSOR_KINDS, file_kind
+
+    if file_kind(file) in TENSOR_KINDS:
+        inspect_tensors(file, verify=verify, tensors=tensors, as_json=as_json)
+        return
+    _inspect_gguf(file, verify, tensors, as_json)
+
+
+def _inspect_gguf(file: Path, verify: bool, tensors: bool, as_json: bool) -> None:
     from penstock.loaders.bundle import check_bundle, is_bundle
     from penstock.loaders.gguf_file import read_gguf
     from penstock.loaders.gguf_summary import summarize

@@ -49,8 +49,10 @@ class Loading:
         """The model; what the person should know of its plan is said."""
         import penstock
         from penstock.runtime.gguf.model import GgufModel
+        from penstock.runtime.load import refuse_arrays
 
-        model = penstock.load(path, **self.arguments())
+        refuse_arrays(path)
+        model: Model = penstock.load(path, **self.arguments())
         if isinstance(model, GgufModel) and model.plan.note:
             say(f"Note: {model.plan.note}.")
         return model

@@ -76,6 +76,7 @@ LIBRARIES = (
     Library("torch", "torch", "export"),
     Library("transformers", "transformers", "export"),
 )
+BACKENDS = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
 
 
 def examine() -> Iterator[Check]:
@@ -90,6 +91,8 @@ def examine() -> Iterator[Check]:
     yield flash_engine()
     for kind in ("dense", "experts"):
         yield gguf_engine(kind, states["llama-cpp-python"])
+    for backend, needs in BACKENDS.items():
+        yield tensor_backend(backend, states[needs])
 
 
 def all_well(checks: Sequence[Check]) -> bool:
@@ -259,6 +262,26 @@ def gguf_engine(kind: str, library: str) -> Check:
         detail = f"logits differ from the resident model's by up to {facts['difference']:.3g}"
         return Check("engines", name, FAILED, detail, facts)
     return Check("engines", name, WORKS, detail, facts)
+
+
+def tensor_backend(name: str, library: str) -> Check:
+    """A tiny model must add two vectors.
+
+    Args:
+        name: 'onnx' or 'litert'.
+        library: the state of what it runs on.
+    """
+    if library == ABSENT:
+        return Check("engines", name, ABSENT, f"needs {BACKENDS[name]}")
+    code, out, err = _child("-m", "penstock.runtime.backends.self_test", name)
+    try:
+        facts = json.loads(out.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        facts = {"error": _cause(code, err or out)}
+    if code == 0 and facts.get("ok"):
+        return Check("engines", name, WORKS, "a tiny model adds two vectors", facts)
+    detail = str(facts.get("error") or f"a sum is wrong: {facts.get('made')}")
+    return Check("engines", name, FAILED, detail, facts)
 
 
 def _child(*arguments: str) -> tuple[int, str, str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from penstock.errors import FormatError, UsageError
 from penstock.loaders.bundle import Bundle, check_bundle, is_bundle
+from penstock.loaders.file_kind import TENSOR_KINDS, file_kind
 from penstock.loaders.gguf_file import GGUFFile, read_gguf
 from penstock.loaders.probe import load_profile
 from penstock.loaders.weight_map import WeightMap, map_weights
+from penstock.runtime.backends.open_model import open_model
 from penstock.runtime.budget import parse_size
 from penstock.runtime.flash_engine import FlashEngine, verify_bundles
 from penstock.runtime.flash_model import FlashModel
@@ -23,7 +26,7 @@ from penstock.runtime.planner import PlanOptions, make_plan
 from penstock.runtime.tokenizer import Tokenizer
 
 Model = FlashModel | GgufModel
-"""What `load` gives; both are `LanguageModel`s."""
+"""What `load` gives of language models; both are `LanguageModel`s."""
 
 
 def load(
@@ -38,11 +41,15 @@ def load(
     lora: Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]] = (),
     kv_type: str | None = None,
     policy: str | None = None,
-) -> Model:
-    """Load a model under a memory budget.
+) -> Model | Any:
+    """Load a language model under a memory budget, or a model that takes and gives arrays.
+
+    Of an ONNX or TFLite file this is a `TensorModel`, and `threads` the only option. Typed code
+    calls `penstock.runtime.backends.open_model.open_model`, which gives nothing else.
 
     Args:
-        path: a Penstock bundle, or any GGUF file that llama.cpp reads (of a split file, any part).
+        path: a Penstock bundle, or any GGUF file that llama.cpp reads (of a split file, any part);
+            or an ONNX or TFLite file.
         memory: '24MiB', '2GiB', bytes, or '50%' of the file; None: up to 80 % of the free memory.
         ffn_resident: share of the feed-forward weights in memory; with `memory`, at most that.
             Bundles only, as are `exact` and `dense`.
@@ -59,6 +66,11 @@ def load(
         FormatError, UnsupportedModelError, BackendMissingError, BudgetError, StorageError,
         UsageError.
     """
+    if file_kind(path) in TENSOR_KINDS:
+        others = (memory, ffn_resident, context, kv_type, policy)
+        if exact or dense or lora or any(option is not None for option in others):
+            raise UsageError(f"{path}: of the options of load, an {_ARRAYS} takes threads alone")
+        return open_model(path, threads=threads)
     if not is_bundle(read_gguf(Path(path))):
         _refuse_bundle_options(path, ffn_resident, exact, dense)
         adapters = [_adapter(entry) for entry in lora]
@@ -74,6 +86,22 @@ def load(
         context=context,
         threads=threads,
     )
+
+
+_ARRAYS = "ONNX or TFLite model"
+
+
+def refuse_arrays(path: str | os.PathLike[str]) -> None:
+    """For what needs a language model: raise a UsageError for any other.
+
+    Raises:
+        UsageError: the file is of a format of models that take and give arrays.
+    """
+    if file_kind(path) in TENSOR_KINDS:
+        raise UsageError(
+            f"{path}: an {_ARRAYS}, which takes and gives arrays and not text; `penstock inspect` "
+            "shows its inputs, and penstock.load(...).run({...}) runs it from Python"
+        )
 
 
 def load_bundle(
@@ -114,6 +142,7 @@ def plan(
     policy: str | None = None,
 ) -> Plan | GgufPlan:
     """What `load` with the same arguments would keep in memory, and how fast that should be."""
+    refuse_arrays(path)
     if not is_bundle(read_gguf(Path(path))):
         _refuse_bundle_options(path, ffn_resident, exact, dense)
         adapters = [_adapter(entry) for entry in lora]

@@ -1,0 +1,1 @@
+"""Runs models that take arrays and give arrays: ONNX and TFLite files."""
