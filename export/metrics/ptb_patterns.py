@@ -1,7 +1,7 @@
 """What the tokens of the Penn Treebank look like, as Stanford CoreNLP 3.4.1 finds them.
 
-Written from what that program makes of some hundred thousand texts, not from its source, which is
-under the GPL. The notation of quotes, brackets and contractions is the Treebank's own:
+Written from what that program makes of some hundred thousand texts, without opening its source,
+which is under the GPL. The notation of quotes, brackets and contractions is the Treebank's own:
 web.archive.org/web/1997/http://www.cis.upenn.edu/~treebank/tokenization.html
 """
 
@@ -113,7 +113,7 @@ PATTERNS: Final[tuple[Pattern[str], ...]] = tuple(
         r"[A-Z]+\$",
         # marks
         r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]](?![A-Za-z])",
-        r"\(-_?-\)|\^_\^",
+        r"\(['<=>^~x-][-._]?['<=>^~x-]\)|['<=>^~x-]_['<=>^~x-]",
         r"[?!]+|_+|\*+|#+|@+|-+|<<|>>|''|``|[\u2018\u2019\u201c\u201d]{2}",
         r"\.{3,}|\.(?: \.){2,}",
         # what the program knows no more of than that it is something
