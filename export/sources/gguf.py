@@ -127,7 +127,8 @@ def _read_spec(file: GGUFFile, activation: str | None) -> ModelSpec:
     if arch not in _ARCHITECTURES:
         raise UnsupportedModelError(
             f"{file.path}: architecture '{arch}' is not supported for neuron streaming. Supported: "
-            f"{', '.join(_ARCHITECTURES)}. Others run as they are with llama.cpp."
+            f"{', '.join(_ARCHITECTURES)}. Others run as they are: "
+            "penstock run, which streams them on llama.cpp."
         )
     if f"{arch}.expert_count" in file.metadata and file.get_int(f"{arch}.expert_count") > 0:
         raise UnsupportedModelError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.errors import ContextError, UsageError
-from penstock.runtime.budget import peak_memory
+from penstock.runtime.budget import memory_in_use
 from penstock.runtime.chat_template import ChatTemplate
 from penstock.runtime.gguf.engine import GgufEngine
 from penstock.runtime.gguf.plan import GgufPlan
@@ -266,7 +266,8 @@ class GgufModel:
             compute=max(0.0, total - storage),
             tokens_per_second=self._decoded / seconds if seconds else 0.0,
             planned_memory=self.plan.total,
-            peak_memory=peak_memory(),
+            process_memory=memory_in_use(),
+            experts=self.plan.experts,
         )
         if self.plan.mode != "mapped":
             return found

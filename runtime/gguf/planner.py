@@ -214,6 +214,7 @@ def _try(
         read_bytes=per_token,
         tokens_per_second=1.0 / max(seconds, 1e-9),
         profile=profile,
+        note=_cache_note(options, kv_type),
     )
     return _mapped(made) if mode == "mapped" else made
 
@@ -312,7 +313,22 @@ def _too_small(
     if fits:
         return BudgetError(
             head + f"the largest context that fits is {fits[-1]} (--context {fits[-1]}), "
-            f"and {context} tokens need at least {format_size(least)}",
+            f"and {context} tokens need at least {_up(least)}",
             least,
         )
-    return BudgetError(head + f"it needs at least {format_size(least)}", least)
+    return BudgetError(head + f"it needs at least {_up(least)}", least)
+
+
+def _cache_note(options: GgufOptions, kv_type: str) -> str:
+    """What is said of a KV cache that the budget made smaller than llama.cpp's own."""
+    if kv_type == "f16" or options.kv_type is not None:
+        return ""
+    return (
+        f"the KV cache is kept in {kv_type} to fit the budget, which changes texts a little; "
+        "--kv-type f16 keeps llama.cpp's own, and a smaller --context needs less of it"
+    )
+
+
+def _up(nbytes: int) -> str:
+    """A size that is enough when it is given as a budget."""
+    return f"{-(-nbytes // (1 << 20))} MiB"

@@ -16,10 +16,14 @@ class GgufStats:
         tokens: tokens run, of prompts and answers; generated: of answers; decoded: those that were
             run one at a time, which the rates are over.
         per_token_bytes: read for each decoded token.
+        experts: of each layer, 0 in a dense model.
         hit_rate: experts chosen that were in memory; 1 where there is no expert window.
         effective_throughput: read bytes over the time with a read in flight; raw_throughput: what
             the probe measured for large reads in order.
         storage: the graph waited for reads; compute: the rest of total.
+        process_memory: of the process now, Python and libraries included, each page once. Its peak
+            would count the ring as often as it is mapped, and pages of the file that llama.cpp's
+            loading touches.
 
     read_bytes, per_token_bytes, reads, hit_rate, effective_throughput, storage and compute are None
     where the plan's mode is 'mapped': the system reads the weights while llama.cpp computes, and
@@ -40,7 +44,8 @@ class GgufStats:
     compute: float | None
     tokens_per_second: float
     planned_memory: int
-    peak_memory: int
+    process_memory: int
+    experts: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -57,13 +62,13 @@ class GgufStats:
             f"{self.tokens} ({self.tokens - self.decoded} of prompts, "
             f"{self.generated} generated, {self.tokens_per_second:.2f} per second)"
         )
-        peak = f"{format_size(self.peak_memory)} process peak with Python and libraries"
+        process = f"{format_size(self.process_memory)} in the process with Python and libraries"
         if self.read_bytes is None:
             rows = [
                 ("tokens", tokens),
                 ("read from storage", "unknown, by the system, in llama.cpp's own mapping"),
                 ("time", f"{self.total:.2f} s"),
-                ("memory", f"{size(self.planned_memory)} planned beside the weights, {peak}"),
+                ("memory", f"{size(self.planned_memory)} planned beside the weights, {process}"),
             ]
         else:
             rows = [
@@ -73,7 +78,7 @@ class GgufStats:
                     f"{size(self.read_bytes)} in {self.reads} reads, "
                     f"{size(self.per_token_bytes)} per decoded token",
                 ),
-                ("expert hit rate", share(self.hit_rate, 1.0, 1)),
+                *([("expert hit rate", share(self.hit_rate, 1.0, 1))] if self.experts else []),
                 (
                     "throughput",
                     f"{size(self.effective_throughput)}/s, "
@@ -84,6 +89,6 @@ class GgufStats:
                     f"{self.total:.2f} s: storage {share(self.storage, self.total)}, "
                     f"compute {share(self.compute, self.total)}",
                 ),
-                ("memory", f"{size(self.planned_memory)} planned, {peak}"),
+                ("memory", f"{size(self.planned_memory)} planned, {process}"),
             ]
         return "\n".join(f"{name:17} {value}" for name, value in rows)

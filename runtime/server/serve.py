@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import signal
 import socket
@@ -215,7 +216,8 @@ def _server(
 
 
 def _cannot_listen(address: tuple[str, int], error: OSError) -> PenstockError:
-    return PenstockError(
-        f"cannot listen at {address[0]}:{address[1]}: {error.strerror}; stop what listens there, "
-        "or choose another --port (0 takes a free one)"
-    )
+    if error.errno == errno.EADDRNOTAVAIL:
+        advice = "give --host an address of this machine"
+    else:
+        advice = "stop what listens there, or choose another --port (0 takes a free one)"
+    return PenstockError(f"cannot listen at {address[0]}:{address[1]}: {error.strerror}; {advice}")

@@ -104,7 +104,7 @@ def test_with_streaming_there_is_nothing_to_say(path: Path) -> None:
     if not _native.address_space_supported():
         pytest.skip("this system has no streaming")
     plan = made(path, made(path, "1GiB").least)
-    assert plan.mode in ("stream", "experts") and plan.note == ""
+    assert plan.mode in ("stream", "experts") and "mapping" not in plan.note
     assert plan.read_bytes and plan.tokens_per_second and plan.depth
     outcome = check(path)
     assert outcome.identical and outcome.difference == 0 and outcome.read_bytes > 0
