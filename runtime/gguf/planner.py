@@ -8,6 +8,7 @@ window.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from penstock import _native
@@ -70,27 +71,34 @@ def plan_gguf(weights: WeightMap, profile: DeviceProfile, options: GgufOptions) 
     for kv_type in kv_types:
         if kv_bytes(sizes, context, kv_type) > KV_SHARE * memory and kv_type != kv_types[-1]:
             continue
-        tried = [
+        batches = [options.batch] if options.batch else BATCHES
+        tried = (
             _try(weights, profile, options, sizes, memory, context, kv_type, batch, least)
-            for batch in ([options.batch] if options.batch else BATCHES)
-        ]
-        if any(tried):
-            return _best_batch([p for p in tried if p is not None], weights, memory)
+            for batch in batches
+        )
+        made = _best_batch(tried, weights, memory)
+        if made is not None:
+            return made
     raise _too_small(weights, sizes, options, kv_types, memory, context, least)
 
 
-def _best_batch(plans: list[GgufPlan], weights: WeightMap, memory: int) -> GgufPlan:
+def _best_batch(
+    plans: Iterable[GgufPlan | None], weights: WeightMap, memory: int
+) -> GgufPlan | None:
     """The largest batch whose buffers do not cost tokens more than one block's bytes.
 
     Buffers take the place of weights, which are then read for each token: at most what the budget
     lacks and one block; where a long context makes that impossible, and the KV cache.
     """
     most = weights.size - memory + weights.largest_block()
-    for bound in (most, most + plans[0].kv_cache):
-        for plan in plans:
-            if plan.streamed <= bound:
+    seen = []
+    for plan in plans:  # planning takes time: no more of it than is needed
+        if plan is not None:
+            if plan.streamed <= most:
                 return plan
-    return plans[0]
+            seen.append(plan)
+    fallback = seen[0] if seen else None
+    return next((p for p in seen if p.streamed <= most + p.kv_cache), fallback)
 
 
 def _mapped(plan: GgufPlan) -> GgufPlan:
