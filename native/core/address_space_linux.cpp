@@ -19,18 +19,16 @@ namespace {
                        (errno == ENOMEM ? "; raise vm.max_map_count or give the process more memory" : ""));
 }
 
-constexpr size_t kHuge = size_t{2} << 20;
-
 // Addresses that nothing is at, a multiple of huge pages; nullptr where there are none.
 uint8_t * aligned_addresses(size_t bytes) noexcept {
     const size_t whole = round_up(bytes, kPage);
     if (whole == 0) return nullptr;
-    void * wide = mmap(nullptr, whole + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void * wide = mmap(nullptr, whole + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (wide == MAP_FAILED) return nullptr;
     const auto begin = reinterpret_cast<uintptr_t>(wide);
-    const uintptr_t at = round_up(begin, kHuge);
+    const uintptr_t at = round_up(begin, kHugePage);
     if (at != begin) munmap(wide, at - begin);
-    if (at + whole != begin + whole + kHuge) munmap(reinterpret_cast<void *>(at + whole), begin + kHuge - at);
+    if (at + whole != begin + whole + kHugePage) munmap(reinterpret_cast<void *>(at + whole), begin + kHugePage - at);
     return reinterpret_cast<uint8_t *>(at);
 }
 
@@ -68,7 +66,7 @@ uint8_t * map_shared_huge(size_t bytes, int shared) {
     madvise(ring, bytes, MADV_HUGEPAGE);
     for (size_t i = 0; i < bytes; i += kPage) ring[i] = 0;
     // Piece by piece: memory for two copies of one huge page at most, and what is refused stays as it is.
-    for (size_t i = 0; i + kHuge <= bytes; i += kHuge) madvise(ring + i, kHuge, kCollapse);
+    for (size_t i = 0; i + kHugePage <= bytes; i += kHugePage) madvise(ring + i, kHugePage, kCollapse);
     return ring;
 }
 

@@ -11,6 +11,7 @@
 namespace penstock {
 
 constexpr size_t kPage = 4096;
+constexpr size_t kHugePage = size_t{2} << 20;
 
 inline size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
 inline size_t round_down(size_t value, size_t to) { return value / to * to; }
@@ -27,7 +28,7 @@ public:
 #if defined(MADV_HUGEPAGE)
         // Fewer TLB misses in the kernels and fewer pages to pin in a direct read. Only where the
         // buffer is a whole number of huge pages in effect, so that the budget is not overrun.
-        if (bytes_ >= (size_t{8} << 20)) madvise(p, round_down(bytes_, size_t{2} << 20), MADV_HUGEPAGE);
+        if (bytes_ >= (size_t{8} << 20)) madvise(p, round_down(bytes_, kHugePage), MADV_HUGEPAGE);
 #endif
     }
     ~AlignedBuffer() { reset(); }

@@ -8,8 +8,6 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{2} << 20;
-
 size_t pieces(size_t bytes) { return bytes / kReadBytes + 2; }
 
 }  // namespace

@@ -9,7 +9,6 @@ namespace penstock {
 namespace {
 
 constexpr size_t kOthers = 8192;  // mappings left for the rest of the process
-constexpr size_t kHuge = size_t{2} << 20;
 
 }  // namespace
 
@@ -62,11 +61,11 @@ void PageExchange::take(uint8_t * at, size_t bytes) {
     move(from, at, moved);
 }
 
-// False where there are too many mappings after all: from now on pages come and go one by one.
-bool PageExchange::move(uint8_t * from, uint8_t * to, size_t bytes) {
+// Where there are too many mappings after all, pages come and go one by one from now on.
+void PageExchange::move(uint8_t * from, uint8_t * to, size_t bytes) {
     if (address_space::move_pages(from, to, bytes)) {
         moved_bytes_ += bytes;
-        return true;
+        return;
     }
     moves_ = false;
     address_space::discard(from, bytes);
@@ -75,7 +74,6 @@ bool PageExchange::move(uint8_t * from, uint8_t * to, size_t bytes) {
         ranges.clear();
     }
     address_space::map_anonymous(to, bytes, false);  // it may have been unmapped
-    return false;
 }
 
 // The next piece of the reserve, its huge pages there; nullptr where it is used up.
@@ -83,7 +81,7 @@ uint8_t * PageExchange::fresh(size_t bytes) noexcept {
     if (reserve_bytes_ - reserved_ < bytes) return nullptr;
     uint8_t * at = reserve_ + reserved_;
     reserved_ += bytes;
-    for (; touched_ < reserved_; touched_ += kHuge) reserve_[touched_] = 0;
+    for (; touched_ < reserved_; touched_ += kHugePage) reserve_[touched_] = 0;
     return at;
 }
 

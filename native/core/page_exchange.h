@@ -31,7 +31,7 @@ public:
     uint64_t moved_bytes() const { return moved_bytes_; }
 
 private:
-    bool move(uint8_t * from, uint8_t * to, size_t bytes);
+    void move(uint8_t * from, uint8_t * to, size_t bytes);
     uint8_t * fresh(size_t bytes) noexcept;
 
     bool moves_;

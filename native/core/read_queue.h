@@ -17,6 +17,9 @@
 
 namespace penstock {
 
+// Of one request for weights: large enough for the full rate, small enough to spread.
+constexpr size_t kReadBytes = size_t{2} << 20;
+
 struct Read {
     uint64_t offset;      // in the file
     const iovec * iov;    // where the bytes go, in order; must stay valid until the read is done

@@ -8,11 +8,6 @@
 #include "error.h"
 
 namespace penstock {
-namespace {
-
-constexpr size_t kReadBytes = size_t{2} << 20;  // of one request: large enough for full rate, small enough to spread
-
-}  // namespace
 
 TensorRing::TensorRing(std::vector<Unit> units, size_t ring_bytes, std::vector<ReadQueue *> queues, RingMemory memory)
     : units_(std::move(units)), slots_(units_.size()), queues_(std::move(queues)),

@@ -13,7 +13,6 @@
 namespace penstock {
 namespace {
 
-constexpr size_t kReadBytes = size_t{2} << 20;
 constexpr size_t kOutstanding = size_t{1} << 11;  // more wait until some are done
 constexpr char kRouter[] = "ffn_moe_topk-";
 
