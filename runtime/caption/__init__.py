@@ -1,0 +1,1 @@
+"""Captions photos on the CPU: LightCap-style captioners, and encoder-decoder ones."""
