@@ -67,6 +67,23 @@ def read_onnx(path: str | os.PathLike[str]) -> TensorGraph:
         raise StorageError(f"{file_path}: cannot be read: {error.strerror or error}") from None
 
 
+def read_onnx_bytes(path: Path, data: bytes) -> TensorGraph:
+    """The same of a model in memory, which must hold its weights itself.
+
+    Args:
+        path: what errors call it.
+
+    Raises:
+        FormatError: not ONNX, damaged or cut short, or it wants weights from files beside it.
+    """
+    if not data:
+        raise FormatError(f"{path}: empty; expected an ONNX model")
+    graph = _read_model(Message(path, data, 0, len(data)))
+    if graph.external:
+        raise FormatError(f"{path}: its weights are in files beside it, expected them inside")
+    return graph
+
+
 def _read_model(model: Message) -> TensorGraph:
     # A model nearly always starts with its IR version; what does not and has no sense is foreign.
     try:
