@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,9 @@ from penstock.export.artifact_report import Latency, Metric
 from penstock.export.dataset import Dataset, Sample
 from penstock.export.mixed_precision import Evaluation
 from penstock.loaders.tensor_graph import TensorSpec
-from penstock.runtime.backends.open_model import open_model
-from penstock.runtime.backends.tensor_model import Arrays, TensorModel
+
+if TYPE_CHECKING:
+    from penstock.runtime.backends.tensor_model import Arrays, TensorModel
 
 EQUAL_DB = 200.0  # SQNR of equal outputs; no two floats differ by less
 KEPT_BYTES = 256 << 20  # of samples that `evaluator` keeps in memory
@@ -69,6 +70,8 @@ def evaluator(
     Raises:
         UsageError, PenstockError: as `compare_models`, also from the function that is returned.
     """
+    from penstock.runtime.backends.open_model import open_model
+
     wanted = [before.run(s.arrays, floats=True, finite=True) for s in dataset.samples(limit)]
     samples = _kept(dataset, limit, len(wanted))
 
