@@ -111,7 +111,8 @@ class DecoderRun:
         self._past = {name: self._graph.value(nothing) for name in names}
         self._histories = [shape.rules.prompt]
         prompt = np.array([shape.rules.prompt], np.int64)
-        return self._next(prompt, np.zeros(1, np.int64))[0]
+        first: NDArray[np.float32] = self._next(prompt, np.zeros(1, np.int64))[0]
+        return first
 
     def step(self, tokens: NDArray[np.int64], parents: NDArray[np.int64]) -> NDArray[np.float32]:
         """Log-probabilities [beams, vocabulary] of the token after `tokens`."""

@@ -1,0 +1,1 @@
+"""Captioners of Hugging Face folders as ONNX graphs: `penstock export captioner`."""
