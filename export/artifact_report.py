@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Group
 
+WORST_TENSORS = 12  # that are shown to people; JSON has all
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -72,6 +74,23 @@ class LayerSensitivity:
 
 
 @dataclass(frozen=True)
+class TensorError:
+    """What a format does to one tensor.
+
+    Attributes:
+        before: its format in the source; precision: in the artifact.
+        nbytes: in the artifact.
+        relative_rmse: root of the squared error over the squared values; 0 of one that was copied.
+    """
+
+    tensor: str
+    before: str
+    precision: str
+    nbytes: int
+    relative_rmse: float
+
+
+@dataclass(frozen=True)
 class Gate:
     """A check after writing.
 
@@ -95,6 +114,7 @@ class ArtifactReport:
         recipe: what was done, as the command takes it: `static-int8 percentile per-channel`.
         source_bytes, artifact_bytes: of all files that belong to each.
         precisions: precision given to each weighted layer, by name of the layer.
+        tensors: errors of weights, where the export took them.
         notes: what a person should know: repairs, layers left alone, why.
         seconds: per stage.
     """
@@ -110,6 +130,7 @@ class ArtifactReport:
     latency_after: Latency | None = None
     sensitivity: tuple[LayerSensitivity, ...] = ()
     precisions: dict[str, str] = field(default_factory=dict)
+    tensors: tuple[TensorError, ...] = ()
     gates: tuple[Gate, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
@@ -150,6 +171,8 @@ def render_artifact(report: ArtifactReport) -> Group:
         parts.append(_metrics(report))
     if report.sensitivity:
         parts.append(_sensitivity(report))
+    if report.tensors:
+        parts.append(_tensors(report))
     parts += [
         Text(f"{'passed' if g.passed else 'FAILED'}  {g.name}: {g.detail}") for g in report.gates
     ]
@@ -189,6 +212,17 @@ def _sensitivity(report: ArtifactReport) -> Any:
             _bytes(layer.saved_bytes), f"{layer.sqnr_db:.1f}",
             "" if layer.drop is None else f"{layer.drop:.4f}",
         )  # fmt: skip
+    return table
+
+
+def _tensors(report: ArtifactReport) -> Any:
+    title = f"error of weights, the worst {WORST_TENSORS} of {len(report.tensors)} tensors"
+    table = _table(title, ("tensor", "before", "after", "size", "relative RMSE"))
+    worst = sorted(report.tensors, key=lambda one: -one.relative_rmse)[:WORST_TENSORS]
+    for one in worst:
+        table.add_row(
+            one.tensor, one.before, one.precision, _bytes(one.nbytes), f"{one.relative_rmse:.4f}"
+        )
     return table
 
 
