@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -25,6 +26,9 @@ from penstock.runtime.caption.srgb import SrgbConversion
 
 # Decoded at once, at 4 bytes each in Pillow: 800 MB. The largest phone cameras have 200 megapixels.
 MOST_PIXELS = 200_000_000
+JPEG = b"\xff\xd8\xff"
+# Others come of offsets in a damaged file that lead nowhere.
+STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENXIO, errno.ENODEV}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 ORIENTATION = 0x0112  # of EXIF, 1 to 8
 KEPT_FOR_QUALITY = 2  # coarse shrinking stops at twice the wanted side; the rest is a fine filter
@@ -92,13 +96,14 @@ def _check_kind(file: Path, mode: int) -> None:
 
 
 def _decode(file: Path, handle: IO[bytes], shortest_side: int | None) -> Photo:
-    what = "image"
+    pillow, what = need_pillow(), "image"
     try:
-        with quiet_pillow(None):  # of the header: a fraction of a huge JPEG can be decoded
-            image = _open(file, handle)
-        what = f"{image.format} image"
-        width, height = image.size
-        with quiet_pillow(max(MOST_PIXELS, width * height)):
+        start = handle.read(16)
+        # A fraction of a huge JPEG can be decoded. Pillow refuses at twice its limit.
+        with quiet_pillow(None if start.startswith(JPEG) else MOST_PIXELS // 2):
+            image = _open(file, handle, start)
+            what = f"{image.format} image"
+            width, height = image.size
             if shortest_side is not None:
                 image.draft(None, (KEPT_FOR_QUALITY * shortest_side,) * 2)
             _check_size(file, image, (width, height))
@@ -107,13 +112,15 @@ def _decode(file: Path, handle: IO[bytes], shortest_side: int | None) -> Photo:
             pixels, turned = _upright(image, shortest_side)
     except PenstockError:
         raise
+    except pillow.DecompressionBombError:
+        raise _too_large(file, "this picture's") from None
     except MemoryError:
         raise PenstockError(
             f"{file}: memory does not suffice to decode this {what}; make it smaller first"
         ) from None
     except Exception as error:  # damaged bytes make decoders raise nearly anything
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the storage
+        if isinstance(error, OSError) and error.errno in STORAGE_FAULTS:
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FormatError(f"{file}: this {what} is damaged or cut short: {reason}") from None
     if turned:
@@ -121,8 +128,7 @@ def _decode(file: Path, handle: IO[bytes], shortest_side: int | None) -> Photo:
     return Photo(pixels, width, height, str(image.format), more_frames)
 
 
-def _open(file: Path, handle: IO[bytes]) -> Any:
-    start = handle.read(16)
+def _open(file: Path, handle: IO[bytes], start: bytes) -> Any:
     if not start:
         raise FormatError(f"{file}: the file is empty; expected a photo")
     from PIL import Image, UnidentifiedImageError
@@ -159,10 +165,14 @@ def _check_size(file: Path, image: Any, header: tuple[int, int]) -> None:
     progressive = image.info.get("progressive")
     width, height = header if progressive else image.size
     if width * height > MOST_PIXELS:
-        raise FormatError(
-            f"{file}: {header[0]} x {header[1]} pixels are too many to decode; the limit is "
-            f"{MOST_PIXELS // 1_000_000} million; make it smaller first"
-        )
+        raise _too_large(file, f"{header[0]} x {header[1]}")
+
+
+def _too_large(file: Path, size: str) -> FormatError:
+    return FormatError(
+        f"{file}: {size} pixels are too many to decode; the limit is "
+        f"{MOST_PIXELS // 1_000_000} million; make it smaller first"
+    )
 
 
 def _has_more(image: Any) -> bool:
