@@ -64,7 +64,7 @@ class StreamingHistogram:
 
     def edges(self) -> NDArray[np.float64]:
         """Of the bins, float64, bins + 1 of them."""
-        return (self.first + np.arange(self.bins + 1)) * self.width
+        return np.asarray((self.first + np.arange(self.bins + 1)) * self.width, np.float64)
 
     def _widen(self, low: float, high: float) -> None:
         """Make bins wide enough, and move the first one, for [low, high]."""

@@ -1,0 +1,1 @@
+"""ONNX: export from torch, quantization on onnxruntime's writers, mixed precision."""

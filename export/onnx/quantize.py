@@ -1,0 +1,296 @@
+"""Quantize an ONNX model: one artifact and one report, or an error and nothing.
+
+report = quantize_onnx("float.onnx", "int8.onnx", "static-int8 percentile", calibration=photos)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import StorageError, UnsupportedModelError, UsageError
+from penstock.export.artifact_check import check_artifact
+from penstock.export.artifact_report import ArtifactReport
+from penstock.export.comparison import evaluator
+from penstock.export.dataset import Dataset, synthetic
+from penstock.export.gates import Floors, GateError, change_gate, with_gates
+from penstock.export.onnx.block_weights import block_weights
+from penstock.export.onnx.calibration import calibrate
+from penstock.export.onnx.int8 import dynamic_int8, static_int8
+from penstock.export.onnx.layers import layer_formats
+from penstock.export.onnx.precision_builder import OnnxPrecisionBuilder
+from penstock.export.onnx.preparation import (
+    INT4_OPSET,
+    PER_AXIS_OPSET,
+    PreparedModel,
+    prepare_model,
+)
+from penstock.export.onnx.processor import saturation_note
+from penstock.export.onnx.recipe import OnnxRecipe, parse_recipe
+from penstock.export.onnx.weight_only import weight_only
+from penstock.export.precision_search import (
+    Found,
+    PrecisionSearch,
+    search_data,
+    search_precisions,
+)
+from penstock.export.report import ProgressCallback
+from penstock.loaders.cores import usable_cores
+from penstock.loaders.onnx_file import read_onnx
+from penstock.loaders.partial_file import check_writable, partial_file
+from penstock.loaders.tensor_graph import TensorGraph
+from penstock.runtime.backends.onnx_model import OnnxModel
+
+NOISE_SAMPLES = 8
+"""Of random inputs, where there is no data."""
+SHOWN_LAYERS = 5
+
+
+def quantize_onnx(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    recipe: str | OnnxRecipe,
+    *,
+    calibration: Dataset | None = None,
+    evaluation: Dataset | None = None,
+    floors: Floors | None = None,
+    search: PrecisionSearch | None = None,
+    samples: int | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> ArtifactReport:
+    """Quantize an ONNX model, load it back, and hold it against the float one.
+
+    Args:
+        recipe: see `penstock.export.onnx.recipe`.
+        calibration: what ranges of activations come from; `static-int8` and `gptq` need it.
+        evaluation: what the report is measured on. None: the calibration data, or random inputs;
+            a note says so.
+        floors: what the result must hold.
+        search: rank the layers, or choose a mix of int4, int8 and float.
+        samples: to calibrate on, at most; None: all.
+        threads: for calibration and comparison; None: all cores. Latency is that of one thread.
+        overwrite: whether `out` may exist.
+
+    Raises:
+        GateError: the artifact was refused; nothing was written.
+        UsageError: an argument, or the data does not fit the model; a size or drop that no mix
+            can keep.
+        FormatError: the source is damaged.
+        UnsupportedModelError: operators that onnxruntime does not have, listed by name.
+        PenstockError: the quantizer fails.
+        BackendMissingError, StorageError.
+    """
+    recipe = parse_recipe(recipe) if isinstance(recipe, str) else recipe
+    search, floors = search or PrecisionSearch(), floors or Floors()
+    cores = threads or usable_cores()
+    source, out = Path(source), Path(out)
+    check_target(source, out, overwrite)
+    if recipe.calibrated and calibration is None:
+        raise UsageError(
+            f"recipe '{recipe}' needs calibration data: a folder of images or an .npz "
+            "(--calibration)"
+        )
+    if search.wanted and recipe.bits_of_blocks:
+        raise UsageError(
+            f"recipe '{recipe}' has one precision; take static-int8, dynamic-int8 or weight-int8 "
+            "to rank layers or mix precisions"
+        )
+    with open_onnx(source, 1):  # operators that onnxruntime lacks are an error here
+        graph = read_onnx(source)
+    clock = Clock()
+    with clock("preparation"):
+        int4 = recipe.kind == "weight-int4" or search.wanted or recipe.qdq
+        prepared = prepare_model(source, INT4_OPSET if int4 else PER_AXIS_OPSET)
+    job = _Job(prepared, graph, recipe, calibration, evaluation, samples, cores, clock, progress)
+    model, found = job.quantized(search)
+    return finish(job, model, out, floors, found)
+
+
+@dataclass
+class Clock:
+    """Seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class _Job:
+    prepared: PreparedModel
+    graph: TensorGraph
+    recipe: OnnxRecipe
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    samples: int | None
+    threads: int
+    clock: Clock
+    progress: ProgressCallback | None
+
+    def quantized(self, search: PrecisionSearch) -> tuple[Any, Found]:
+        """The model as the recipe, or the search, has it."""
+        prepared, recipe = self.prepared, self.recipe
+        ranges = {}
+        if recipe.kind == "static-int8":
+            assert self.calibration is not None
+            with self.clock("calibration"):
+                ranges = calibrate(
+                    prepared,
+                    self.calibration,
+                    recipe,
+                    limit=self.samples,
+                    threads=self.threads,
+                    progress=self.progress,
+                )
+        found = Found((), None, ())
+        if search.wanted:
+            builder = OnnxPrecisionBuilder(prepared, recipe, ranges)
+            with self.clock("search"):
+                found = self._search(builder, search)
+            if found.mix is not None:
+                return builder.model(found.mix.precisions), found
+        with self.clock("quantization"):
+            if recipe.kind == "static-int8":
+                return static_int8(prepared, recipe, ranges), found
+            if recipe.kind == "dynamic-int8":
+                return dynamic_int8(prepared, recipe), found
+            if recipe.bits_of_blocks:
+                return block_weights(prepared, recipe, self.calibration), found
+            form = recipe.kind.removeprefix("weight-")
+            return weight_only(prepared, {x.name: form for x in prepared.layers}), found
+
+    def _search(self, builder: OnnxPrecisionBuilder, search: PrecisionSearch) -> Found:
+        data, notes = search_data(search, self.calibration, self.evaluation, self.noise)
+        with open_onnx(self.prepared.source, self.threads) as before:
+            found = search_precisions(
+                builder,
+                search,
+                evaluator(before, data, limit=search.limit),
+                progress=self.progress,
+            )
+        return replace(found, notes=(*found.notes, *notes))
+
+    def noise(self) -> Dataset:
+        return synthetic(self.graph.inputs, NOISE_SAMPLES)
+
+    def report_data(self) -> tuple[Dataset, int | None, tuple[str, ...]]:
+        """What the report is measured on, and how many samples of it at most."""
+        if self.evaluation is not None:
+            return self.evaluation, None, ()
+        if self.calibration is not None:
+            note = "metrics are over the calibration data: --eval gives them over other data"
+            return self.calibration, self.samples, (note,)
+        data = self.noise()
+        note = f"metrics are over {data.name}: they say that the model runs, not how good it is"
+        return data, None, (f"{note}; give data (--eval)",)
+
+
+def finish(job: _Job, model: Any, out: Path, floors: Floors, found: Found) -> ArtifactReport:
+    """Write, check, and keep or refuse."""
+    prepared = job.prepared
+    data, limit, notes = job.report_data()
+    formats = layer_formats(model.graph, prepared.layers)
+    changed = sum(form != "float" for form in formats.values())
+    content = serialized(without_shapes(model), out)
+    with partial_file(out) as (handle, written):
+        handle.write(content)
+        handle.flush()
+        with job.clock("check"):
+            checked = check_artifact(
+                prepared.source,
+                written,
+                out,
+                open_onnx,
+                data,
+                limit=limit,
+                threads=job.threads,
+                progress=job.progress,
+            )
+        report = ArtifactReport(
+            source=str(prepared.source),
+            artifact=str(out),
+            target="onnx",
+            recipe=str(job.recipe) if found.mix is None else f"mix of {job.recipe}, int4 and float",
+            source_bytes=job.graph.size,
+            artifact_bytes=len(content),
+            metrics=checked.metrics,
+            latency_before=checked.before,
+            latency_after=checked.after,
+            sensitivity=found.sensitivity,
+            precisions=formats,
+            gates=(*checked.gates, change_gate(changed, len(prepared.layers))),
+            notes=(
+                *prepared.notes,
+                *_left_alone(formats, found),
+                *found.notes,
+                *notes,
+                *saturation_note(job.recipe),
+            ),
+            seconds=job.clock.seconds,
+        )
+        ran = all(gate.passed for gate in checked.gates)
+        report = with_gates(report, floors if ran else replace(floors, metrics={}))
+        if not all(gate.passed for gate in report.gates):
+            raise GateError(report)
+    return report
+
+
+def open_onnx(path: Path, threads: int) -> OnnxModel:
+    """Load an ONNX file, whatever its name ends in."""
+    return OnnxModel(read_onnx(path), threads)
+
+
+def without_shapes(model: Any) -> Any:
+    """Less what runtimes infer when they load it: the shapes of tensors inside, and remarks."""
+    del model.graph.value_info[:]
+    model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+    return model
+
+
+def serialized(model: Any, out: Path) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        UnsupportedModelError: more than a message of protobuf holds.
+    """
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:  # of protobuf; its kinds differ between versions
+        raise UnsupportedModelError(f"{out}: the model does not fit one file: {error}") from None
+
+
+def check_target(source: Path, out: Path, overwrite: bool) -> None:
+    """Raises UsageError, StorageError: nothing can be written there."""
+    if out.suffix.lower() != ".onnx":
+        raise UsageError(f"{out}: the name of an ONNX model ends in .onnx")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UsageError(
+            f"{out}: exists; choose another name, or pass overwrite=True (--overwrite)"
+        )
+    if out.exists() and source.exists() and os.path.samefile(source, out):
+        raise UsageError(f"{out}: is the source; choose another name")
+    if not out.parent.is_dir():
+        raise StorageError(f"{out.parent}: there is no such folder; make it first")
+    check_writable(out)
+
+
+def _left_alone(formats: dict[str, str], found: Found) -> tuple[str, ...]:
+    left = [name for name, form in formats.items() if form == "float"]
+    if not left or found.mix is not None:
+        return ()
+    more = f" and {len(left) - SHOWN_LAYERS} more" if len(left) > SHOWN_LAYERS else ""
+    names = ", ".join(left[:SHOWN_LAYERS])
+    return (f"{len(left)} of {len(formats)} layers stay float: {names}{more}",)
