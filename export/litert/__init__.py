@@ -1,0 +1,1 @@
+"""TFLite models: made from torch, repaired, quantized, each with a report."""

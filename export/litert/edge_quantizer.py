@@ -1,0 +1,168 @@
+"""AI Edge Quantizer, kept quiet and held to what it was asked.
+
+Recipes that quantize activations are its work. It prints a report of sizes, logs through absl and
+warns of its own interpreter; what it raises is an error here, with its words.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+from penstock.errors import BackendMissingError, PenstockError, UsageError
+from penstock.export.dataset import Dataset
+from penstock.export.litert.flatbuffer_model import parse, text
+from penstock.export.litert.recipes import Recipe
+from penstock.export.litert.weight_layers import WeightLayer, weight_layers
+from penstock.loaders.tensor_graph import TensorGraph
+from penstock.runtime.backends.arrays import check_inputs
+
+BLOCK = 32
+BATCH = 16  # samples in memory at once
+
+
+def quantize_by_library(
+    content: bytes,
+    graph: TensorGraph,
+    recipe: Recipe,
+    calibration: Dataset | None,
+    *,
+    limit: int | None = None,
+    threads: int = 1,
+    on_sample: Callable[[int, int], None] | None = None,
+) -> bytes:
+    """The file, quantized. Whether it is quantized at all is for the caller to check.
+
+    Args:
+        content: a repaired file: codes in both fields, a signature, names.
+        graph: its structure, for inputs and errors.
+        limit: samples to calibrate on, at most.
+        on_sample: called with (calibration samples done, of how many).
+
+    Raises:
+        UsageError: calibration data is missing, or does not fit.
+        PenstockError: the library failed.
+        BackendMissingError: it is not installed.
+    """
+    if recipe.calibrated and (calibration is None or len(calibration) == 0):
+        raise UsageError(
+            f"recipe {recipe.name} quantizes activations by what flows through the model: give "
+            "calibration data, a folder of images or an .npz"
+        )
+    library = _library()
+    model = parse(content, str(graph.path))
+    with quiet(), _failures(graph, recipe):
+        quantizer = library.Quantizer(content)
+        _apply(quantizer, recipe, model)
+        ranges = None
+        if recipe.calibrated:
+            assert calibration is not None
+            key = text(model.signatureDefs[0].signatureKey)
+            ranges = _calibrate(quantizer, key, graph, calibration, limit, threads, on_sample)
+        made = quantizer.quantize(
+            ranges, enable_progress_bar=False, enable_progress_report=False
+        ).quantized_model
+    return bytes(made)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log lines, progress bars and warnings of libraries that write TFLite files."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
+
+
+@contextmanager
+def _failures(graph: TensorGraph, recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except PenstockError:
+        raise
+    except Exception as error:  # the library raises what it comes upon
+        raise PenstockError(
+            f"{graph.path}: AI Edge Quantizer failed with recipe {recipe.name}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}; try weight-int8, which "
+            "needs no operator's support"
+        ) from None
+
+
+def _library() -> Any:
+    try:
+        with quiet():
+            from ai_edge_quantizer import quantizer
+    except ImportError as error:
+        raise BackendMissingError(
+            f"this recipe needs ai-edge-quantizer, which cannot be imported ({error}); install it "
+            "with: pip install 'penstock[litert-export]', or use weight-int8 or weight-int4"
+        ) from None
+    return quantizer
+
+
+def _apply(quantizer: Any, recipe: Recipe, model: Any) -> None:
+    from ai_edge_quantizer.qtyping import QuantGranularity as Granularity
+    from ai_edge_quantizer.qtyping import TFLOperationName as Name
+
+    if recipe.calibrated:
+        bits = 16 if recipe.name == "static-int16" else 8
+        quantizer.add_static_config(".*", Name.ALL_SUPPORTED, bits, 8)
+        return
+    quantizer.add_dynamic_config(".*", Name.ALL_SUPPORTED, 8)
+    if recipe.weights == "int8":
+        return
+    for name in (Name.FULLY_CONNECTED, Name.CONV_2D):  # depthwise ones have no int4 kernel
+        quantizer.add_dynamic_config(".*", name, 4)
+    for layer in weight_layers(model):
+        if layer.operator == "FULLY_CONNECTED" and layer.shape[1] % BLOCK == 0:
+            quantizer.add_dynamic_config(
+                _scope(model, layer), Name.FULLY_CONNECTED, 4, Granularity.BLOCKWISE_32
+            )
+
+
+def _scope(model: Any, layer: WeightLayer) -> str:
+    """A regular expression of what the layer makes: the library knows operators by that."""
+    import re
+
+    graph = model.subgraphs[layer.subgraph]
+    out = int(graph.operators[layer.node].outputs[0])
+    return f"^{re.escape(text(graph.tensors[out].name))}$"
+
+
+def _calibrate(
+    quantizer: Any,
+    key: str,
+    graph: TensorGraph,
+    calibration: Dataset,
+    limit: int | None,
+    threads: int,
+    on_sample: Callable[[int, int], None] | None,
+) -> Any:
+    """Ranges of tensors. The library makes a list of what it is given: it gets a few at a time."""
+    count = len(calibration) if limit is None else min(limit, len(calibration))
+    ranges: Any = None
+    batch: list[dict[str, Any]] = []
+    for done, sample in enumerate(calibration.samples(limit), 1):
+        try:
+            batch.append(check_inputs(graph.path, graph.inputs, sample.arrays, True, True))
+        except UsageError as error:
+            raise UsageError(f"{sample.name}: {error}") from None
+        if len(batch) == BATCH or done == count:
+            ranges = quantizer.calibrate({key: batch}, ranges, num_threads=threads)
+            batch = []
+        if on_sample is not None:
+            on_sample(done, count)
+    return ranges

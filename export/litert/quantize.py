@@ -1,0 +1,335 @@
+"""Quantize a TFLite model: one artifact and one report, or an error and nothing.
+
+    report = quantize_tflite("float.tflite", "int4.tflite", "weight-int4", calibration=photos)
+
+The file is repaired first, where older converters left something out (`repair`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from penstock.errors import StorageError, UsageError
+from penstock.export.artifact_check import check_artifact
+from penstock.export.artifact_report import ArtifactReport
+from penstock.export.comparison import evaluator
+from penstock.export.dataset import Dataset, synthetic
+from penstock.export.gates import Floors, GateError, change_gate, with_gates
+from penstock.export.litert.edge_quantizer import quantize_by_library
+from penstock.export.litert.flatbuffer_model import parse, read_model
+from penstock.export.litert.flatbuffer_writer import serialize
+from penstock.export.litert.precision_builder import TflitePrecisionBuilder
+from penstock.export.litert.recipes import Recipe, litert_recipe
+from penstock.export.litert.repair import repair
+from penstock.export.litert.weight_layers import stored_types, weight_layers
+from penstock.export.mixed_precision import FLOAT
+from penstock.export.precision_search import (
+    Found,
+    PrecisionSearch,
+    search_data,
+    search_precisions,
+)
+from penstock.export.report import Progress, ProgressCallback
+from penstock.loaders.cores import usable_cores
+from penstock.loaders.partial_file import check_writable, partial_file
+from penstock.loaders.tensor_graph import TensorGraph
+from penstock.loaders.tflite_file import read_tflite
+from penstock.runtime.backends.litert_model import LitertModel
+
+NOISE_SAMPLES = 8
+"""Of random inputs, where there is no data."""
+SHOWN_LAYERS = 5
+
+
+def quantize_tflite(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    recipe: str | Recipe,
+    *,
+    calibration: Dataset | None = None,
+    evaluation: Dataset | None = None,
+    floors: Floors | None = None,
+    search: PrecisionSearch | None = None,
+    samples: int | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> ArtifactReport:
+    """Quantize a TFLite model, load it back, and hold it against the float one.
+
+    Args:
+        recipe: see `penstock.export.litert.recipes`.
+        calibration: the static recipes need it; `weight-int8` and `weight-int4` lose less with it.
+        evaluation: what the report is measured on. None: the calibration data, or random inputs;
+            a note says so.
+        floors: what the result must hold.
+        search: rank the layers, or choose a mix of int4, int8 and float; of the weight recipes.
+        samples: to calibrate on, at most; None: all.
+        threads: for calibration and comparison; None: all cores. Latency is that of one thread.
+        overwrite: whether `out` may exist.
+
+    Raises:
+        GateError: the artifact was refused; nothing was written.
+        UsageError: an argument, or the data does not fit the model; a size or drop that no mix
+            can keep; the model is quantized already.
+        FormatError: the source is damaged.
+        UnsupportedModelError: operators that LiteRT does not have, listed by name.
+        PenstockError: the quantizer fails.
+        BackendMissingError, StorageError.
+    """
+    recipe = litert_recipe(recipe) if isinstance(recipe, str) else recipe
+    search, floors = search or PrecisionSearch(), floors or Floors()
+    source, out = Path(source), Path(out)
+    check_target(source, out, overwrite)
+    if recipe.calibrated and calibration is None:
+        raise UsageError(
+            f"recipe '{recipe.name}' needs calibration data: a folder of images or an .npz "
+            "(--calibration)"
+        )
+    if search.wanted and recipe.library:
+        raise UsageError(
+            f"recipe '{recipe.name}' has one precision; take weight-int8 or weight-int4 to rank "
+            "layers or mix precisions"
+        )
+    open_litert(source, 1).close()  # operators that LiteRT lacks are an error here
+    clock = Clock()
+    with clock("preparation"):
+        model = repaired_model(source)
+    job = _Job(
+        model, recipe, calibration, evaluation, samples, threads or usable_cores(), clock, progress
+    )
+    return job.finish(*job.quantized(search), out, floors)
+
+
+@dataclass(frozen=True)
+class RepairedModel:
+    """A float model that is ready to be quantized.
+
+    Attributes:
+        content: of the file, repaired; graph: of the source, with the same ports.
+        precisions: of each weighted layer, by name: `float`, `int8`, ...
+        notes: what was repaired.
+    """
+
+    source: Path
+    content: bytes
+    graph: TensorGraph
+    precisions: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def repaired_model(source: Path) -> RepairedModel:
+    """Read a model and repair it.
+
+    Raises:
+        UsageError: there are no float weights to quantize.
+        FormatError, StorageError, BackendMissingError.
+    """
+    graph, objects = read_model(source)
+    notes = repair(objects, graph)
+    names = [layer.name for layer in weight_layers(objects)]
+    precisions = dict(zip(names, _precisions(objects), strict=True))
+    if FLOAT not in precisions.values():
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(precisions.values()).items())
+        raise UsageError(
+            f"{source}: none of its {len(names)} layers with weights is float32"
+            f"{f' ({kinds}): it is quantized already' if names else ''}; give the float model"
+        )
+    return RepairedModel(source, serialize(objects), graph, precisions, notes)
+
+
+@dataclass
+class Clock:
+    """Seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class _Job:
+    model: RepairedModel
+    recipe: Recipe
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    samples: int | None
+    threads: int
+    clock: Clock
+    progress: ProgressCallback | None
+
+    def quantized(self, search: PrecisionSearch) -> tuple[bytes, Found]:
+        """The file as the recipe, or the search, has it."""
+        nothing = Found((), None, ())
+        if self.recipe.library:
+            with self.clock("quantization"):
+                made = quantize_by_library(
+                    self.model.content,
+                    self.model.graph,
+                    self.recipe,
+                    self.calibration,
+                    limit=self.samples,
+                    threads=self.threads,
+                    on_sample=self._tell("calibration"),
+                )
+                # Written again: what the library puts behind the FlatBuffer, old runtimes lack.
+                return serialize(parse(made, str(self.model.source))), nothing
+        with self.clock("calibration"):
+            builder = TflitePrecisionBuilder(
+                self.model.content,
+                self.model.graph,
+                self.calibration,
+                limit=self.samples,
+                threads=self.threads,
+                on_sample=self._tell("calibration"),
+            )
+        found = nothing
+        if search.wanted:
+            with self.clock("search"):
+                found = self._search(builder, search)
+        with self.clock("quantization"):
+            if found.mix is not None:
+                return builder.content(found.mix.precisions), found
+            wanted = self.recipe.weights
+            chosen = {x.name: wanted for x in builder.layers if wanted in x.bytes}
+            return builder.content(chosen), found
+
+    def _search(self, builder: TflitePrecisionBuilder, search: PrecisionSearch) -> Found:
+        data, notes = search_data(search, self.calibration, self.evaluation, self.noise)
+        with open_litert(self.model.source, self.threads) as before:
+            found = search_precisions(
+                builder,
+                search,
+                evaluator(before, data, limit=search.limit),
+                progress=self.progress,
+            )
+        return replace(found, notes=(*found.notes, *notes))
+
+    def noise(self) -> Dataset:
+        return synthetic(self.model.graph.inputs, NOISE_SAMPLES)
+
+    def report_data(self) -> tuple[Dataset, tuple[str, ...]]:
+        """What the report is measured on."""
+        if self.evaluation is not None:
+            return self.evaluation, ()
+        if self.calibration is not None:
+            return self.calibration, (
+                "metrics are over the calibration data: --eval gives them over other data",
+            )
+        data = self.noise()
+        return data, (
+            f"metrics are over {data.name}: they say that the model runs, not how good it is; give "
+            "data (--eval)",
+        )
+
+    def finish(self, content: bytes, found: Found, out: Path, floors: Floors) -> ArtifactReport:
+        """Write, check, and keep or refuse."""
+        data, notes = self.report_data()
+        before = self.model.precisions
+        after = _named_precisions(content, before)
+        changed = sum(after[name] != before[name] for name in before)
+        with partial_file(out) as (handle, written):
+            handle.write(content)
+            handle.flush()
+            with self.clock("check"):
+                checked = check_artifact(
+                    self.model.source,
+                    written,
+                    out,
+                    open_litert,
+                    data,
+                    threads=self.threads,
+                    progress=self.progress,
+                )
+            report = ArtifactReport(
+                source=str(self.model.source),
+                artifact=str(out),
+                target="litert",
+                recipe=self.recipe.name if found.mix is None else "mix of int4, int8 and float",
+                source_bytes=self.model.graph.size,
+                artifact_bytes=len(content),
+                metrics=checked.metrics,
+                latency_before=checked.before,
+                latency_after=checked.after,
+                sensitivity=found.sensitivity,
+                precisions=after,
+                gates=(*checked.gates, change_gate(changed, len(before))),
+                notes=(
+                    *self.model.notes,
+                    *self._left_float(after, found),
+                    *self._uncalibrated(),
+                    *found.notes,
+                    *notes,
+                ),
+                seconds=self.clock.seconds,
+            )
+            ran = all(gate.passed for gate in checked.gates)
+            report = with_gates(report, floors if ran else replace(floors, metrics={}))
+            if not report.passed:
+                raise GateError(report)
+        return report
+
+    def _left_float(self, after: Mapping[str, str], found: Found) -> tuple[str, ...]:
+        left = [name for name, precision in after.items() if precision == FLOAT]
+        if not left or found.mix is not None:
+            return ()
+        more = f" and {len(left) - SHOWN_LAYERS} more" if len(left) > SHOWN_LAYERS else ""
+        why = "" if self.recipe.library else ", for which scales would take what bits save"
+        names = ", ".join(left[:SHOWN_LAYERS])
+        return (f"{len(left)} of {len(after)} layers stay float{why}: {names}{more}",)
+
+    def _uncalibrated(self) -> tuple[str, ...]:
+        if self.recipe.library or self.calibration is not None:
+            return ()
+        return ("weights were rounded to nearest: with calibration data less is lost",)
+
+    def _tell(self, stage: str) -> Callable[[int, int], None] | None:
+        progress = self.progress
+        if progress is None:
+            return None
+        return lambda done, total: progress(Progress(stage, done, total, "samples"))
+
+
+def open_litert(path: Path, threads: int) -> LitertModel:
+    """Load a TFLite file, whatever its name ends in."""
+    return LitertModel(read_tflite(path), threads)
+
+
+def check_target(source: Path, out: Path, overwrite: bool) -> None:
+    """Raises UsageError, StorageError: nothing can be written there."""
+    if out.suffix.lower() != ".tflite":
+        raise UsageError(f"{out}: the name of a TFLite model ends in .tflite")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UsageError(
+            f"{out}: exists; choose another name, or pass overwrite=True (--overwrite)"
+        )
+    if out.exists() and source.exists() and os.path.samefile(source, out):
+        raise UsageError(f"{out}: is the source; choose another name")
+    if not out.parent.is_dir():
+        raise StorageError(f"{out.parent}: there is no such folder; make it first")
+    check_writable(out)
+
+
+def _named_precisions(content: bytes, names: Mapping[str, str]) -> dict[str, str]:
+    """Precision of each of the source's layers in the file that was made of it.
+
+    Quantizers keep the order of weighted layers, not the numbers of their nodes.
+    """
+    made = _precisions(parse(content, "the quantized model"))
+    if len(made) != len(names):  # a quantizer merged or split layers: nothing is known by name
+        made = (made + ["unknown"] * len(names))[: len(names)]
+    return dict(zip(names, made, strict=True))
+
+
+def _precisions(model: object) -> list[str]:
+    return [FLOAT if kind == "float32" else kind for kind in stored_types(model)]

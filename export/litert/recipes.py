@@ -1,0 +1,58 @@
+"""The recipes that TFLite models are quantized by, under the names that commands take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to quantize.
+
+    Attributes:
+        name: as commands take it.
+        what: for people.
+        weights: `int8` or `int4`.
+        library: AI Edge Quantizer does it; False: `penstock.export.litert.weight_quantizer`.
+        calibrated: it needs calibration data. Recipes of our own are better with it.
+    """
+
+    name: str
+    what: str
+    weights: str
+    library: bool
+    calibrated: bool = False
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("weight-int8", "int8 weights, a scale a channel, float arithmetic", "int8", False),
+        Recipe("weight-int4", "int4 weights, a scale a channel, float arithmetic", "int4", False),
+        Recipe("dynamic-int8", "int8 weights, activations quantized while it runs", "int8", True),
+        Recipe(
+            "dynamic-int4",
+            "int4 weights, in blocks of 32 where rows divide, activations as dynamic-int8",
+            "int4",
+            True,
+        ),
+        Recipe("static-int8", "int8 weights and activations, calibrated", "int8", True, True),
+        Recipe("static-int16", "int8 weights, int16 activations, calibrated", "int8", True, True),
+    )
+}
+ALIASES = {"int8": "weight-int8", "int4": "weight-int4"}
+
+
+def litert_recipe(text: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    name = text.strip().lower()
+    found = RECIPES.get(ALIASES.get(name, name))
+    if found is None:
+        raise UsageError(f"recipe '{text}' is not known for TFLite; expected {', '.join(RECIPES)}")
+    return found
