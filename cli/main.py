@@ -18,6 +18,7 @@ import typer
 
 from penstock.cli import (
     bench,
+    caption,
     chat,
     demo,
     doctor,
@@ -25,6 +26,7 @@ from penstock.cli import (
     inspect_file,
     plan,
     probe,
+    quantize,
     run,
     serve,
 )
@@ -75,8 +77,10 @@ def penstock_command(
 app.command(cls=PlainCommand, epilog=run.EXAMPLES)(run.run)
 app.command(cls=PlainCommand, epilog=chat.EXAMPLES)(chat.chat)
 app.command(cls=PlainCommand, epilog=serve.EXAMPLES)(serve.serve)
+app.command(cls=PlainCommand, epilog=caption.EXAMPLES)(caption.caption)
 app.command(cls=PlainCommand, epilog=plan.EXAMPLES)(plan.plan)
 app.command(cls=PlainCommand, epilog=probe.EXAMPLES)(probe.probe)
+app.command(cls=PlainCommand, epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command(cls=PlainCommand, epilog=inspect_file.EXAMPLES)(inspect_file.inspect)
 app.command(cls=PlainCommand, epilog=demo.EXAMPLES)(demo.demo)
 app.command(cls=PlainCommand, epilog=doctor.EXAMPLES)(doctor.doctor)
@@ -145,8 +149,10 @@ def _report(error: Exception, as_json: bool) -> int:
     if isinstance(error, UsageError):
         return _fail("UsageError", str(error), WRONG_USAGE, as_json)
     if isinstance(error, PenstockError):
-        least = getattr(error, "least_bytes", None)
+        least, refused = getattr(error, "least_bytes", None), getattr(error, "report", None)
         facts = {} if least is None else {"least_bytes": least}
+        if refused is not None:
+            facts["report"] = refused.to_dict()
         return _fail(type(error).__name__, str(error), FAILED, as_json, facts)
     message = (
         f"{type(error).__name__}: {error}. This is a fault of Penstock's, not yours: run the "
