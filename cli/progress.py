@@ -45,4 +45,8 @@ def _bar() -> Any:
     from rich.progress import TimeRemainingColumn as TimeLeft
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    # What is printed meanwhile goes above the bar; into a pipe or a file it must go as it is.
+    to_terminal = sys.stdout.isatty()
+    return Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=to_terminal
+    )
