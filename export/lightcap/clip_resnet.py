@@ -109,7 +109,7 @@ class AttentionPool2d(nn.Module):
         super().__init__()
         self.heads = channels // HEAD
         self.positional_embedding = nn.Parameter(empty(side * side + 1, channels))
-        nn.init.normal_(self.positional_embedding, std=channels**-0.5)
+        nn.init.uniform_(self.positional_embedding, -(channels**-0.5), channels**-0.5)
         self.q_proj = nn.Linear(channels, channels)
         self.k_proj = nn.Linear(channels, channels)
         self.v_proj = nn.Linear(channels, channels)

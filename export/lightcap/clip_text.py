@@ -42,14 +42,14 @@ class ClipText(nn.Module):
     ) -> None:
         super().__init__()
         self.context = context
-        self.token_embedding = nn.Embedding(vocabulary, width)
-        self.positional_embedding = nn.Parameter(torch.empty(context, width))
+        self.token_embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            _random(vocabulary, width, scale=0.02), freeze=False
+        )
+        self.positional_embedding = nn.Parameter(_random(context, width, scale=0.01))
         self.transformer = nn.Module()
         self.transformer.resblocks = nn.ModuleList(TextBlock(width, heads) for _ in range(layers))
         self.ln_final = nn.LayerNorm(width)
-        self.text_projection = nn.Parameter(torch.empty(width, embedding))
-        nn.init.normal_(self.positional_embedding, std=0.01)
-        nn.init.normal_(self.text_projection, std=width**-0.5)
+        self.text_projection = nn.Parameter(_random(width, embedding, scale=width**-0.5))
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
@@ -89,10 +89,9 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_weight = nn.Parameter(_random(3 * width, width, scale=width**-0.5))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
-        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
@@ -108,6 +107,11 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
+
+
+def _random(*shape: int, scale: float) -> Tensor:
+    """Uniform: on the meta device a normal distribution makes torch import 800 modules."""
+    return nn.init.uniform_(torch.empty(*shape), -scale, scale)
 
 
 def encode_concepts(
