@@ -1,0 +1,1 @@
+"""Language models as quantized GGUF files for llama.cpp, of any architecture."""
