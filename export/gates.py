@@ -74,13 +74,18 @@ def change_gate(changed: int, layers: int) -> Gate:
     return Gate("changed", changed > 0, f"{changed} of {layers} weighted layers quantized")
 
 
-def with_gates(report: ArtifactReport, floors: Floors) -> ArtifactReport:
+def with_gates(report: ArtifactReport, floors: Floors, *, shrinks: bool = True) -> ArtifactReport:
     """The report with gates on size and metrics added to those it has.
+
+    Args:
+        shrinks: it must be smaller than its source; False: only as `min_ratio` has it, if at all.
 
     Raises:
         UsageError: a floor names a metric that was not taken.
     """
-    gates = [*report.gates, _size_gate(report, floors.min_ratio)]
+    gates = list(report.gates)
+    if shrinks or floors.min_ratio is not None:
+        gates.append(_size_gate(report, floors.min_ratio))
     by_name = {metric.name: metric for metric in report.metrics}
     for name, floor in floors.metrics.items():
         if name not in by_name:

@@ -6,16 +6,14 @@ warns of its own interpreter; what it raises is an error here, with its words.
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 from penstock.errors import BackendMissingError, PenstockError, UsageError
 from penstock.export.dataset import Dataset
 from penstock.export.litert.flatbuffer_model import parse, text
+from penstock.export.litert.quiet import quiet
 from penstock.export.litert.recipes import Recipe
 from penstock.export.litert.weight_layers import WeightLayer, weight_layers
 from penstock.loaders.tensor_graph import TensorGraph
@@ -67,24 +65,6 @@ def quantize_by_library(
             ranges, enable_progress_bar=False, enable_progress_report=False
         ).quantized_model
     return bytes(made)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No log lines, progress bars and warnings of libraries that write TFLite files."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)
 
 
 @contextmanager

@@ -44,10 +44,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def edited(saved: Path, path: Path, *, program: Edit | None = None, **entries: bytes) -> Path:
+def edited(
+    saved: Path,
+    path: Path,
+    program: Edit | None = None,
+    entries: dict[str, bytes] | None = None,
+) -> Path:
     """A copy of the archive with the program changed, and entries added or replaced."""
     with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
-        changed = {f"{ROOT}/{name.replace('__', '/')}": data for name, data in entries.items()}
+        changed = {f"{ROOT}/{name}": data for name, data in (entries or {}).items()}
         for name in old.namelist():
             data = old.read(name)
             if program is not None and name.endswith("models/model.json"):
@@ -138,8 +143,8 @@ def test_pickles_of_more_than_tensors(saved: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     buffer = io.BytesIO()
     torch.save(Evil(mark), buffer)
-    for name in ("data__sample_inputs__model.pt", "data__weights__model.pt"):
-        path = edited(saved, tmp_path / "evil.pt2", **{name: buffer.getvalue()})
+    for name in ("data/sample_inputs/model.pt", "data/weights/model.pt"):
+        path = edited(saved, tmp_path / "evil.pt2", entries={name: buffer.getvalue()})
         with pytest.raises(UnsupportedModelError, match="is not loaded"):
             load_pt2(path)
     assert not mark.exists()
@@ -152,17 +157,17 @@ def test_payloads_that_are_unpickled(saved: Path, tmp_path: Path, where: str, na
     payload = {"path_name": name, "is_param": False, "use_pickle": False, "tensor_meta": None}
     config = json.dumps({"config": {"a": payload}}).encode()
     entries = {
-        f"data__{where}__model_{where}_config.json": config,
-        "data__constants__tensor_0": pickle.dumps(Evil(mark)),
+        f"data/{where}/model_{where}_config.json": config,
+        "data/constants/tensor_0": pickle.dumps(Evil(mark)),
     }
     with pytest.raises(UnsupportedModelError, match="stored as a pickle or an object"):
-        load_pt2(edited(saved, tmp_path / "evil.pt2", **entries))
+        load_pt2(edited(saved, tmp_path / "evil.pt2", entries=entries))
     pickled = payload | {"path_name": "tensor_0", "use_pickle": True}
-    entries[f"data__{where}__model_{where}_config.json"] = json.dumps(
+    entries[f"data/{where}/model_{where}_config.json"] = json.dumps(
         {"config": {"a": pickled}}
     ).encode()
     with pytest.raises(UnsupportedModelError, match="stored as a pickle or an object"):
-        load_pt2(edited(saved, tmp_path / "evil.pt2", **entries))
+        load_pt2(edited(saved, tmp_path / "evil.pt2", entries=entries))
     assert not mark.exists()
 
 
@@ -180,7 +185,7 @@ def test_guards_are_left_out(saved: Path, tmp_path: Path) -> None:
 def test_trees_that_name_classes(saved: Path, tmp_path: Path) -> None:
     def poison(program: dict[str, Any]) -> None:
         signature = program["graph_module"]["module_call_graph"][0]["signature"]
-        leaf = {"type": None, "context": None, "children_spec": []}
+        leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
         node = {"type": "collections.defaultdict", "context": "{}", "children_spec": [leaf]}
         signature["out_spec"] = json.dumps([1, node])
 
@@ -220,4 +225,4 @@ def test_damage_is_an_error_and_no_crash(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(PenstockError, match=r"damaged\.pt2"):
         load_pt2(edited(saved, tmp_path / "damaged.pt2", program=drop))
     with pytest.raises(FormatError, match="not JSON"):
-        load_pt2(edited(saved, tmp_path / "json.pt2", **{"models__model.json": b"{"}))
+        load_pt2(edited(saved, tmp_path / "json.pt2", entries={"models/model.json": b"{"}))
