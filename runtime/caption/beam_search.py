@@ -87,13 +87,14 @@ def beam_search(model: StepModel, options: BeamOptions) -> list[Hypothesis]:
         for total, parent in ends:
             finished.append(_hypothesis(sequences[parent], total, length, options))
         finished = sorted(finished, key=lambda found: -found.score)[:width]
-        if not goes_on or _is_done(finished, goes_on[0][0], length, options):
+        last = length == options.max_tokens  # captions cut there stand for election, too
+        if not goes_on or (not last and _is_done(finished, goes_on[0][0], length, options)):
             return finished or [_hypothesis(sequences[0], float(sums[0]), length, options)]
         sums = np.array([total for total, _, _ in goes_on])
         parents = np.array([parent for _, parent, _ in goes_on], np.int64)
         tokens = np.array([token for _, _, token in goes_on], np.int64)
         sequences = [(*sequences[parent], token) for _, parent, token in goes_on]
-        if length < options.max_tokens:
+        if not last:
             log_probs = model.step(tokens, parents)
     cut = [
         _hypothesis(sequence, float(total), options.max_tokens, options)
