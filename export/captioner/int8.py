@@ -25,7 +25,7 @@ from penstock.errors import BackendMissingError
 from penstock.export.captioner.graphs import Graphs
 
 INT8_COLUMNS, INT8_ROWS = "int8 per column", "int8 per row"
-LEAST_EMBEDDING = 1 << 13  # numbers in a table worth the extra nodes
+LEAST_EMBEDDING = 1 << 11  # numbers in a table worth the extra nodes
 HEAD = ".head"  # after the name of an embedding: the same numbers as an output matrix
 
 

@@ -74,19 +74,21 @@ def open_captioner_source(
     architecture = _architecture(HFConfig(path / "config.json"))
     weight_bytes = _weight_bytes(path)
     model = _load(path, architecture)
+    settings = model.generation_config
     network: EncoderDecoder
     if architecture == blip.ARCHITECTURE:
         network = BlipGraphs(model)
         text = tokenizer_json(path, network.vocabulary)
         start, ends = _blip_tokens(model, text, blip.PROMPT if prompt is None else prompt)
+        if not (path / "generation_config.json").is_file():
+            settings = model.text_decoder.generation_config  # which its `generate` goes by
     else:
         network = VitGpt2Graphs(model)
         text = tokenizer_json(path, network.vocabulary)
         start, ends = _gpt2_tokens(path, model, text, prompt or "")
     preparation = read_preparation(path, network.image_size)
-    has_config = (path / "generation_config.json").is_file()
     generation = read_generation(
-        model.generation_config if has_config else network.parts()["decoder"].generation_config,
+        settings,
         start,
         ends,
         network.max_positions,

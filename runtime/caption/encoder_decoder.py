@@ -105,6 +105,15 @@ class DecoderRun:
 
     def begin(self) -> NDArray[np.float32]:
         """Run the prompt: log-probabilities [vocabulary] of the first token of the caption."""
+        first: NDArray[np.float32] = self._allowed(self.prompt_logits()[None])[0]
+        return first
+
+    def step(self, tokens: NDArray[np.int64], parents: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Log-probabilities [beams, vocabulary] of the token after `tokens`."""
+        return self._allowed(self.step_logits(tokens, parents))
+
+    def prompt_logits(self) -> NDArray[np.float32]:
+        """What `begin` makes of: [vocabulary], as the model gives it."""
         shape = self._shape
         nothing = np.zeros((1, shape.heads, 0, shape.head_width), np.float32)
         names = [name for name in self._graph.inputs if name.startswith("past_")]
@@ -114,8 +123,10 @@ class DecoderRun:
         first: NDArray[np.float32] = self._next(prompt, np.zeros(1, np.int64))[0]
         return first
 
-    def step(self, tokens: NDArray[np.int64], parents: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Log-probabilities [beams, vocabulary] of the token after `tokens`."""
+    def step_logits(
+        self, tokens: NDArray[np.int64], parents: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """What `step` makes of: [beams, vocabulary], as the model gives it."""
         self._histories = [
             (*self._histories[parent], int(token))
             for token, parent in zip(tokens, parents, strict=True)
@@ -133,7 +144,10 @@ class DecoderRun:
                 f"{list(wanted)}, all finite; export the model again"
             )
         self._past = {f"past_{name}": value for name, value in made.items()}
-        scores: NDArray[np.float32] = log_softmax(logits)
+        return logits
+
+    def _allowed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        scores = log_softmax(logits)
         self._shape.rules.apply(scores, self._histories)
         return scores
 
