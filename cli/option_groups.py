@@ -91,7 +91,9 @@ def _adapter(entry: str) -> str | tuple[str, float]:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """The command with each parameter that is a group replaced by the group's fields."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    groups: dict[str, Any] = {
+        n: hint for n, hint in hints.items() if dataclasses.is_dataclass(hint)
+    }
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name not in groups:

@@ -6,6 +6,7 @@ quantize_model("model.onnx", "small.onnx", "static-int8", calibration="photos/")
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def quantize_model(
         recipe = "dynamic-int8" if calibration is None else "static-int8"
         if kind != ONNX and search is not None and search.wanted:
             recipe = "weight-int8"
+    quantize: Callable[..., ArtifactReport]
     if kind == ONNX:
         from penstock.export.onnx.quantize import quantize_onnx as quantize
     else:

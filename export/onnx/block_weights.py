@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from penstock.errors import BackendMissingError, PenstockError, UsageError
@@ -44,30 +45,71 @@ def block_weights(
         )
     if layers is not None and not layers:
         return copied(prepared.model)
-    tools = quantization("matmul_nbits_quantizer")
     chosen = {layer.name for layer in prepared.layers if layers is None or layer.name in layers}
+    nearest = chosen & set(rounded_to_nearest(prepared, recipe))
     try:
         with quiet_libraries():
             model = quantization("onnx_model").ONNXModel(copied(prepared.model))
             model.replace_gemm_with_matmul()
             model.clean_initializers()
-            quantizer = tools.MatMulNBitsQuantizer(
-                model.model,
-                bits=recipe.bits_of_blocks,
-                block_size=recipe.block,
-                is_symmetric=recipe.symmetric,
-                quant_format=_format(recipe),
-                nodes_to_exclude=_others(model.model.graph, chosen),
-                algo_config=_algorithm(tools, recipe, calibration),
-            )
-            quantizer.process()
-            quantizer.model.topological_sort()
-            return quantizer.model.model
+            # First these: gptq takes every MatMul that it finds.
+            made = _written(model.model, replace(recipe, algorithm="rtn"), None, nearest)
+            return _written(made, recipe, calibration, chosen - nearest)
     except Exception as error:  # asserts, and what it lets through of NumPy and torch
         what = " ".join(str(error).split()) or type(error).__name__
         raise PenstockError(
             f"{prepared.source}: onnxruntime's quantizer failed with recipe '{recipe}': {what}"
         ) from error
+
+
+def rounded_to_nearest(prepared: PreparedModel, recipe: OnnxRecipe) -> list[str]:
+    """Layers that get `rtn` whatever the recipe's algorithm.
+
+    onnxruntime's `k-quant` and `gptq` cannot pack the zero points of an odd number of blocks in 4
+    bits; its `hqq` wants whole blocks.
+    """
+    if recipe.algorithm == "rtn":
+        return [layer.name for layer in prepared.layers]
+    odd = []
+    for layer in prepared.layers:
+        if layer.operator in ("MatMul", "Gemm"):
+            blocks, rest = divmod(layer.parameters // layer.channels, recipe.block)
+            if rest or (recipe.algorithm != "hqq" and blocks % 2):
+                odd.append(layer.name)
+    return odd
+
+
+def nearest_note(prepared: PreparedModel, recipe: OnnxRecipe) -> tuple[str, ...]:
+    """Says which layers did not get the recipe's algorithm; empty where all did."""
+    if not recipe.bits_of_blocks or recipe.algorithm == "rtn":
+        return ()
+    odd = rounded_to_nearest(prepared, recipe)
+    if not odd:
+        return ()
+    return (
+        f"{len(odd)} layers were rounded to nearest, as onnxruntime's {recipe.algorithm} cannot "
+        f"do their number of blocks: {', '.join(odd[:3])}{'...' if len(odd) > 3 else ''}",
+    )
+
+
+def _written(
+    model: Any, recipe: OnnxRecipe, calibration: Dataset | None, layers: Collection[str]
+) -> Any:
+    if not layers:
+        return model
+    tools = quantization("matmul_nbits_quantizer")
+    quantizer = tools.MatMulNBitsQuantizer(
+        model,
+        bits=recipe.bits_of_blocks,
+        block_size=recipe.block,
+        is_symmetric=recipe.symmetric,
+        quant_format=_format(recipe),
+        nodes_to_exclude=_others(model.graph, layers),
+        algo_config=_algorithm(tools, recipe, calibration),
+    )
+    quantizer.process()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
 
 
 class SampleReader:

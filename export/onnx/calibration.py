@@ -15,7 +15,7 @@ import numpy as np
 
 from penstock.errors import PenstockError, UsageError
 from penstock.export.dataset import Dataset, Sample
-from penstock.export.onnx.libraries import onnx_library, quiet_libraries
+from penstock.export.onnx.libraries import onnx_library, quantization, quiet_libraries
 from penstock.export.onnx.preparation import PreparedModel
 from penstock.export.onnx.recipe import OnnxRecipe
 from penstock.export.report import Progress, ProgressCallback
@@ -82,7 +82,7 @@ def observe(
     if count < 1:
         raise UsageError(f"{dataset.name}: no samples to calibrate on")
     for number, group in enumerate(groups or [[]]):
-        session = _session(prepared.model, group, threads)
+        session = _session(prepared, group, threads)
         for done, sample in enumerate(dataset.samples(limit)):
             if progress is not None:
                 at = number * count + done
@@ -117,9 +117,9 @@ def _is_float(value: Any) -> bool:
     return value.type.tensor_type.elem_type in (1, 10)
 
 
-def _session(model: Any, names: Sequence[str], threads: int) -> Any:
+def _session(prepared: PreparedModel, names: Sequence[str], threads: int) -> Any:
     """The model with these tensors as outputs, as it is: nothing fused, nothing folded."""
-    ort, onnx = onnxruntime(), onnx_library()
+    ort, onnx, model = onnxruntime(), onnx_library(), prepared.model
     augmented = onnx.ModelProto()
     augmented.CopyFrom(model)
     values = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
@@ -130,7 +130,13 @@ def _session(model: Any, names: Sequence[str], threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    return ort.InferenceSession(augmented.SerializeToString(), options, providers=[PROVIDER])
+    try:
+        return ort.InferenceSession(augmented.SerializeToString(), options, providers=[PROVIDER])
+    except Exception as error:  # onnxruntime's own kinds have no common base
+        raise PenstockError(
+            f"{prepared.source}: onnxruntime refuses the model with its activations as outputs: "
+            f"{' '.join(str(error).split())}"
+        ) from None
 
 
 def _run(
@@ -150,8 +156,6 @@ def _run(
 
 def tensors_data(prepared: PreparedModel, ranges: Mapping[str, ValueRange]) -> Any:
     """Ranges as onnxruntime's writer takes them, in the type of each tensor."""
-    from penstock.export.onnx.libraries import quantization
-
     with quiet_libraries():
         module = quantization("calibrate")
     graph = prepared.model.graph

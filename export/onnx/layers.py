@@ -17,7 +17,7 @@ INTEGER_OPERATORS = {
 }  # fmt: skip
 AS_MATMUL = "_MatMul"
 """What the library puts behind the name of a Gemm that it makes a MatMul and an Add."""
-_SUFFIXES = ("_quant", "_Q4", "_Q8")  # and behind that of a node it replaces
+_SUFFIXES = ("_quant", "_Q4", "_Q8", "_matmul")  # and behind that of a node it replaces
 _MIN_EMBEDDING = 2  # dimensions: a Gather from a table, not from a shape
 
 

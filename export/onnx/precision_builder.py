@@ -8,7 +8,7 @@ from typing import Any
 
 from penstock.export.mixed_precision import FLOAT, WeightedLayer
 from penstock.export.onnx.int8 import dynamic_int8, static_int8
-from penstock.export.onnx.preparation import PreparedModel
+from penstock.export.onnx.preparation import PreparedModel, without_shapes
 from penstock.export.onnx.recipe import OnnxRecipe
 from penstock.export.onnx.weight_only import weight_only
 from penstock.quant.observers import ValueRange
@@ -57,7 +57,7 @@ class OnnxPrecisionBuilder:
             for layer in prepared.layers
         )
         weights = {layer.weight: layer.parameters * layer.itemsize for layer in prepared.layers}
-        self.fixed_bytes = len(prepared.model.SerializeToString()) - sum(weights.values())
+        self.fixed_bytes = len(self._content({})) - sum(weights.values())
 
     def model(self, precisions: Mapping[str, str]) -> Any:
         """An `onnx.ModelProto`; layers that are not named stay float."""
@@ -68,7 +68,10 @@ class OnnxPrecisionBuilder:
 
     def build(self, precisions: Mapping[str, str], out: Path) -> None:
         """Write the model."""
-        out.write_bytes(self.model(precisions).SerializeToString())
+        out.write_bytes(self._content(precisions))
+
+    def _content(self, precisions: Mapping[str, str]) -> bytes:
+        return bytes(without_shapes(self.model(precisions)).SerializeToString())
 
     def _int8(self, layers: Collection[str]) -> Any:
         if self.recipe.kind == "static-int8":
@@ -98,8 +101,8 @@ class OnnxPrecisionBuilder:
         ]
         if not layers:
             return 0
-        whole = self.model({layer.name: precision for layer in layers}).SerializeToString()
-        added = len(whole) - len(self.prepared.model.SerializeToString())
+        whole = self._content({layer.name: precision for layer in layers})
+        added = len(whole) - len(self._content({}))
         for layer in layers:
             scales = 1 if precision == "int8" and not self._per_channel else layer.channels
             added += layer.parameters * layer.itemsize

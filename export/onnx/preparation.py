@@ -18,6 +18,7 @@ PER_AXIS_OPSET = 13
 INT4_OPSET = 21
 """Of the first one that takes int4."""
 MAX_BYTES = 2_000_000_000  # protobuf holds 2 GiB; scales and zero points need room
+_FUSED = "/MatMulAddFusion"  # of the name that onnxruntime gives a MatMul with its Add
 _IR_OF_OPSET = ((21, 10), (0, 8))  # the least IR version that has the opset's types
 
 
@@ -84,6 +85,7 @@ def name_nodes(model: Any) -> None:
     seen: set[str] = set()
     for node in model.graph.node:
         name = node.name or next(filter(None, node.output), node.op_type)
+        name = name.removesuffix(_FUSED)
         while name in seen:
             name += "_"
         node.name = name
@@ -98,6 +100,8 @@ def raise_opset(source: Path, model: Any, opset: int, notes: list[str]) -> Any:
     """
     onnx = onnx_library()
     now = opset_of(model)
+    wanted = next(ir for least, ir in _IR_OF_OPSET if max(now, opset) >= least)
+    model.ir_version = max(model.ir_version, wanted)
     if now < opset:
         try:
             model = onnx.version_converter.convert_version(model, opset)
@@ -107,8 +111,7 @@ def raise_opset(source: Path, model: Any, opset: int, notes: list[str]) -> Any:
                 f" convert it ({_first_line(error)}); export it again with opset {opset}"
             ) from None
         notes.append(f"opset raised from {now} to {opset}, which the recipe needs")
-    wanted = next(ir for least, ir in _IR_OF_OPSET if max(now, opset) >= least)
-    model.ir_version = max(model.ir_version, wanted)
+        model.ir_version = max(model.ir_version, wanted)
     return model
 
 
@@ -122,16 +125,31 @@ def fold_and_infer(model: Any, notes: list[str]) -> Any:
     """onnxruntime's pre-processing: constants and batch norms folded, shapes inferred."""
     onnx = onnx_library()
     process = quantization("shape_inference").quant_pre_process
+    last = ""
     with tempfile.TemporaryDirectory(prefix="penstock-onnx-") as folder:
-        out = str(Path(folder) / "prepared.onnx")
-        for skip_symbolic in (False, True):  # the symbolic one needs sympy, and knows fewer models
+        # Given the message itself, it moves the weights out of it and writes a model without them.
+        given, out = str(Path(folder) / "given.onnx"), str(Path(folder) / "prepared.onnx")
+        onnx.save(model, given)
+        best = None
+        for symbolic in (False, True):  # the symbolic one needs sympy and takes seconds to start
             try:
-                process(model, out, skip_symbolic_shape=skip_symbolic)
-                return onnx.load(out)
+                process(given, out, skip_symbolic_shape=not symbolic)
+                best = onnx.load(out)
             except Exception as error:  # asserts, ImportError, its own kinds
                 last = _first_line(error)
+            if best is not None and (symbolic or _all_known(best)):
+                return best
+    if best is not None:
+        return best
     notes.append(f"constants were not folded and shapes not inferred: {last}")
     return model
+
+
+def _all_known(model: Any) -> bool:
+    """Whether every tensor that a node makes has a shape."""
+    values = (*model.graph.value_info, *model.graph.output)
+    known = {v.name for v in values if v.type.tensor_type.HasField("shape")}
+    return all(name in known for node in model.graph.node for name in node.output if name)
 
 
 def drop_unused_domains(model: Any) -> None:
@@ -142,6 +160,15 @@ def drop_unused_domains(model: Any) -> None:
     kept = [o for o in model.opset_import if ("" if o.domain == "ai.onnx" else o.domain) in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+
+
+def without_shapes(model: Any) -> Any:
+    """Less what runtimes infer when they load it: the shapes of tensors inside, and remarks."""
+    del model.graph.value_info[:]
+    model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+    return model
 
 
 def walk_nodes(graph: Any) -> Any:

@@ -19,7 +19,7 @@ from penstock.export.artifact_report import ArtifactReport
 from penstock.export.comparison import evaluator
 from penstock.export.dataset import Dataset, synthetic
 from penstock.export.gates import Floors, GateError, change_gate, with_gates
-from penstock.export.onnx.block_weights import block_weights
+from penstock.export.onnx.block_weights import block_weights, nearest_note
 from penstock.export.onnx.calibration import calibrate
 from penstock.export.onnx.int8 import dynamic_int8, static_int8
 from penstock.export.onnx.layers import layer_formats
@@ -29,6 +29,7 @@ from penstock.export.onnx.preparation import (
     PER_AXIS_OPSET,
     PreparedModel,
     prepare_model,
+    without_shapes,
 )
 from penstock.export.onnx.processor import saturation_note
 from penstock.export.onnx.recipe import OnnxRecipe, parse_recipe
@@ -235,6 +236,7 @@ def finish(job: _Job, model: Any, out: Path, floors: Floors, found: Found) -> Ar
                 *_left_alone(formats, found),
                 *found.notes,
                 *notes,
+                *nearest_note(prepared, job.recipe),
                 *saturation_note(job.recipe),
             ),
             seconds=job.clock.seconds,
@@ -249,15 +251,6 @@ def finish(job: _Job, model: Any, out: Path, floors: Floors, found: Found) -> Ar
 def open_onnx(path: Path, threads: int) -> OnnxModel:
     """Load an ONNX file, whatever its name ends in."""
     return OnnxModel(read_onnx(path), threads)
-
-
-def without_shapes(model: Any) -> Any:
-    """Less what runtimes infer when they load it: the shapes of tensors inside, and remarks."""
-    del model.graph.value_info[:]
-    model.graph.doc_string = ""
-    for node in model.graph.node:
-        node.doc_string = ""
-    return model
 
 
 def serialized(model: Any, out: Path) -> bytes:

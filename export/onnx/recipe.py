@@ -6,8 +6,8 @@
 | `static-int8` | int8 | uint8, scaled once, from data | `minmax`, `percentile`, `percentile=P` |
 | | | | or `entropy`; `per-channel`, `symmetric`, `reduce-range` |
 | `weight-int8`, `weight-int4` | int8, int4 a channel | float | |
-| `block-int4`, `block-int8` | blocks, of MatMul and Gemm | float | `rtn`, `k-quant`, `hqq` or |
-| | | | `gptq`; `block=N`, `symmetric`, `qdq` |
+| `block-int4`, `block-int8` | blocks, of MatMul and Gemm | float | `rtn` or, in 4 bits, `hqq`, |
+| | | | `k-quant`, `gptq`; `block=N`, `symmetric`, `qdq` |
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ WORDS: dict[Kind, frozenset[str]] = {
     "weight-int8": frozenset(),
     "weight-int4": frozenset(),
     "block-int4": frozenset({"symmetric", "qdq", *ALGORITHMS}),
-    "block-int8": frozenset({"symmetric", "qdq", *ALGORITHMS}),
+    # onnxruntime's k-quant and gptq write 4 bits whatever they are asked for, and what its hqq
+    # writes in 8 bits its own MatMulNBits refuses.
+    "block-int8": frozenset({"symmetric", "qdq", "rtn"}),
 }
 
 
