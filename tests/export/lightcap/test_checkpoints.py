@@ -23,9 +23,8 @@ from penstock.export.lightcap.checkpoints import (
 from penstock.export.lightcap.clip_resnet import AttentionPool2d, ClipResNet
 from penstock.export.lightcap.clip_text import ClipText
 from tests.export.lightcap.random_checkpoints import (
+    Multimodal,
     cheap,
-    rn50,
-    save_script,
     sparse_safetensors,
 )
 
@@ -45,11 +44,10 @@ def test_parameters_are_those_published() -> None:
 # ---------------------------------------------------------------- CLIP
 
 
-def test_openai_archive(tmp_path: Path) -> None:
+def test_openai_archive(openai_clip: Multimodal, openai_archive: Path) -> None:
     """The whole RN50 with random weights, as OpenAI packs it."""
-    model = rn50()
-    stored = {name: t.half().float() for name, t in model.state_dict().items()}
-    weights = load_clip_rn50(save_script(model, tmp_path / "RN50.pt"))
+    stored = {name: t.half().float() for name, t in openai_clip.state_dict().items()}
+    weights = load_clip_rn50(openai_archive)
     parts = {"visual.": weights.backbone, "visual.attnpool.": weights.attention_pool}
     found = {prefix + n: t for prefix, part in parts.items() for n, t in part.items()}
     found |= weights.text
@@ -201,27 +199,6 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- TinyBERT
 
 
-@pytest.fixture(scope="module")
-def bert() -> Any:
-    """transformers' BERT in the shape of TinyBERT 4L-312D, every weight random."""
-    from transformers import BertConfig, BertForPreTraining
-
-    config = BertConfig(
-        vocab_size=30_522,
-        hidden_size=312,
-        num_hidden_layers=4,
-        num_attention_heads=12,
-        intermediate_size=1200,
-        max_position_embeddings=512,
-    )
-    torch.manual_seed(23)
-    model: Any = BertForPreTraining(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
-
-
 def old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """As in the files of 2019, converted from TensorFlow."""
     swap = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
@@ -231,22 +208,22 @@ def old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("layout", ["huawei", "safetensors", "bare"])
-def test_tinybert_layouts(tmp_path: Path, bert: Any, layout: str) -> None:
-    weights = {name: t.clone() for name, t in bert.state_dict().items()}
+def test_tinybert_layouts(tmp_path: Path, tinybert: Any, layout: str) -> None:
+    weights = {name: t.clone() for name, t in tinybert.state_dict().items()}
     if layout == "huawei":
         path = tmp_path / "pytorch_model.bin"
         torch.save(old_names(weights), path, _use_new_zipfile_serialization=False)
         config = {"hidden_size": 312, "num_hidden_layers": 4, "cell": {}, "emb_size": 312}
         (tmp_path / "config.json").write_text(json.dumps(config))
     elif layout == "safetensors":
-        bert.save_pretrained(tmp_path)
+        tinybert.save_pretrained(tmp_path)
     else:
         path = tmp_path / "encoder.safetensors"
-        save_file({n: t.half() for n, t in bert.bert.state_dict().items()}, path)
+        save_file({n: t.half() for n, t in tinybert.bert.state_dict().items()}, path)
     found = load_tinybert(path if layout == "bare" else tmp_path)
     assert found.keys() == bert_shapes().keys()
     for name, tensor in found.items():
-        stored = bert.bert.state_dict()[name]
+        stored = tinybert.bert.state_dict()[name]
         expected = stored.half().float() if layout == "bare" else stored
         assert tensor.dtype == torch.float32 and torch.equal(tensor, expected), name
 
