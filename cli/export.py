@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import options
+from penstock.cli import export_gguf, export_litert, options
 from penstock.cli.console import emit_json, print_rich, say
 from penstock.cli.options import examples
 from penstock.cli.plain_help import PlainCommand, PlainGroup
@@ -147,3 +147,7 @@ def llm(
     else:
         print_rich(render(report))
         say(f"Wrote {out}.")
+
+
+app.command(cls=PlainCommand, epilog=export_gguf.EXAMPLES)(export_gguf.gguf)
+app.command(cls=PlainCommand, epilog=export_litert.EXAMPLES)(export_litert.litert)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import UsageError
 from penstock.export.bit_allocation import Option, best_mix
@@ -45,6 +46,15 @@ def choose_types(
         UsageError: even the smallest formats make a larger file; its size is named.
     """
 
+    least = fixed_bytes + sum(
+        min(aligned_bytes(tensor, form, weights.alignment) for form in _formats(tensor))
+        for tensor in tensors.values()
+    )
+    if target_bytes < least:
+        raise UsageError(
+            f"{target_bytes} bytes cannot be met: the smallest file of this model has {least}"
+        )
+
     def options_of(tensor: WeightTensor) -> list[Option]:
         columns = None if importance is None else importance.of(tensor)
         return [
@@ -58,11 +68,6 @@ def choose_types(
             options[name] = found
             if progress is not None:
                 progress(Progress("errors of formats", len(options), len(tensors), "tensors"))
-    least = fixed_bytes + sum(min(o.nbytes for o in choices) for choices in options.values())
-    if target_bytes < least:
-        raise UsageError(
-            f"{target_bytes} bytes cannot be met: the smallest file of this model has {least}"
-        )
     mix = best_mix(options, target_bytes - fixed_bytes)
     return {name: option.precision for name, option in mix.items()}
 
@@ -73,21 +78,24 @@ def aligned_bytes(tensor: WeightTensor, form: BlockFormat, alignment: int) -> in
     return -(-nbytes // alignment) * alignment
 
 
-def _noises(
-    weights: Weights, tensor: WeightTensor, columns: np.ndarray | None
-) -> list[tuple[BlockFormat, float]]:
-    """Formats that fit the rows, and the relative noise of each; the source's own has none."""
+def _formats(tensor: WeightTensor) -> list[BlockFormat]:
+    """Those whose blocks divide the rows, the smallest first."""
     names = dict.fromkeys(fitting(name, tensor.columns) for name in CANDIDATES)
-    sums = {name: ErrorSums() for name in names}
+    return sorted((TYPES[name] for name in names), key=lambda f: f.row_bytes(tensor.columns))
+
+
+def _noises(
+    weights: Weights, tensor: WeightTensor, columns: NDArray[np.float32] | None
+) -> list[tuple[BlockFormat, float]]:
+    """Formats, and the relative noise of each; the source's own has none."""
+    sums = [(form, ErrorSums()) for form in _formats(tensor)]
     for first, count in _sample(tensor):
         rows = weights.floats(tensor, first, count)
-        for name, total in sums.items():
-            if name == tensor.type_name:
-                continue
-            heavy = row_weights(tensor, columns, first)
-            total.add(encode_slab(rows, TYPES[name], heavy).errors)
-    found = [(TYPES[name], total.relative_noise) for name, total in sums.items()]
-    return sorted(found, key=lambda one: one[0].row_bytes(tensor.columns))
+        heavy = row_weights(tensor, columns, first)
+        for form, total in sums:
+            if form.name != tensor.type_name:
+                total.add(encode_slab(rows, form, heavy).errors)
+    return [(form, total.relative_noise) for form, total in sums]
 
 
 def _sample(tensor: WeightTensor) -> list[tuple[int, int]]:

@@ -65,7 +65,8 @@ def export_gguf(
     """Write a language model as GGUF.
 
     Args:
-        source: a GGUF of any architecture, or a Hugging Face folder of an arcee or nemotron model.
+        source: a GGUF of any architecture, or a Hugging Face folder of a llama, arcee or
+            nemotron model.
         out: the file to write: whole, or not at all.
         matrices: Q4_K, Q5_K, Q6_K, Q8_0, Q4_0 or F16; None where there is a target size.
         output, embedding: of the output matrix and the token embedding; None: see `TypeChoice`.

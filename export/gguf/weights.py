@@ -11,20 +11,23 @@ import os
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import FormatError, StorageError, UnsupportedModelError
+from penstock.export.architectures import Architecture
+from penstock.export.gguf import dense_llama
 from penstock.export.gguf.header import encode_entry, stored_entries
 from penstock.export.gguf.tensor_types import decode
+from penstock.export.hf_config import HFConfig
 from penstock.export.sources.huggingface import HuggingFaceSource
 from penstock.loaders.bundle import is_bundle
 from penstock.loaders.gguf_file import TYPE_NAMES, GGUFFile, TensorInfo, read_gguf
 
-# Of those whose folders are read: llama.cpp computes these as the checkpoint means it. OPT it does
-# not know, and to 'llama' it gives SiLU, whatever config.json says.
+# Of the sparse ones llama.cpp computes these as the checkpoint means it. OPT it does not know, and
+# to 'llama' it gives SiLU, whatever config.json says.
 FAITHFUL = frozenset({"arcee", "nemotron"})
 
 
@@ -138,15 +141,8 @@ class HuggingFaceWeights:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        source = HuggingFaceSource(path)
+        source = _open_folder(path)
         spec = source.spec
-        if spec.arch not in FAITHFUL:
-            raise UnsupportedModelError(
-                f"{path}: llama.cpp does not run this model as it is meant ({spec.arch}, "
-                f"{spec.activation}); 'penstock export llm' makes a bundle of it. Folders that "
-                f"become GGUF here: {', '.join(sorted(FAITHFUL))}; of others, make a GGUF with "
-                "llama.cpp's convert_hf_to_gguf.py and give that"
-            )
         self._source = source
         self.alignment = 32
         self.source_bytes = source.weight_bytes
@@ -168,6 +164,25 @@ class HuggingFaceWeights:
         if len(tensor.shape) == 1:
             return self._source.vector(tensor.name)[None]
         return self._source.rows(tensor.name, np.arange(first, first + count))
+
+
+def _open_folder(path: Path) -> HuggingFaceSource:
+    config_file = path / "config.json"
+    if config_file.is_file() and dense_llama.is_dense_llama(HFConfig(config_file)):
+        source = HuggingFaceSource(path, cast(Architecture, dense_llama))
+    else:
+        source = HuggingFaceSource(path)
+        if source.spec.arch not in FAITHFUL:
+            raise UnsupportedModelError(
+                f"{path}: llama.cpp does not run this model as it is meant ({source.spec.arch}, "
+                f"{source.spec.activation}); 'penstock export llm' makes a bundle of it"
+            )
+    if source.spec.rope_inv_freq is not None:
+        raise UnsupportedModelError(
+            f"{path}: its rotary positions are scaled, which is not written to GGUF here; make a "
+            "GGUF with llama.cpp's convert_hf_to_gguf.py and give that"
+        )
+    return source
 
 
 def _check_whole(file: GGUFFile) -> None:

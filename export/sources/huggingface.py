@@ -23,12 +23,13 @@ INDEX = "model.safetensors.index.json"
 class HuggingFaceSource:
     """See `Source`. Weights are read by rows from the shards; no file is mapped or loaded whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, architecture: architectures.Architecture | None = None) -> None:
+        """Of an architecture; None: the one of `architectures` that the config names."""
         self.path = path
         if not (path / "config.json").is_file():
             raise FormatError(f"{path}: has no config.json; expected a Hugging Face model folder")
         self.config = HFConfig(path / "config.json")
-        architecture = architectures.find(self.config)
+        architecture = architecture or architectures.find(self.config)
         self.spec = architecture.read_spec(self.config)
         self._check_spec()
         files = [SafetensorsFile(path / name) for name in _shards(path)]
