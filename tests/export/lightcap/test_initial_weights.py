@@ -55,7 +55,7 @@ def test_whole(tmp_path: Path, vocab: Path, openai_archive: Path) -> None:
     torch.save(cheap(bert_shapes()), tmp_path / "pytorch_model.bin")
     (tmp_path / "vocab.txt").write_bytes((vocab / "bert-base-uncased-vocab.txt").read_bytes())
     merges = vocab / "clip_bpe_simple_vocab_16e6.txt.gz"
-    model = LightCap(LightCapConfig(concepts=3)).eval()
+    model = LightCap(LightCapConfig(concepts=3, top_concepts=3)).eval()
     encoder = initialise_from_checkpoints(
         model,
         clip,
@@ -71,12 +71,14 @@ def test_whole(tmp_path: Path, vocab: Path, openai_archive: Path) -> None:
     text.load_state_dict(clip.text)
     expected = encode_concepts(CONCEPTS, text, clip_tokenizer(merges))
     assert torch.equal(model.extractor.text_embeddings, torch.from_numpy(expected))
-    assert model.concept_pieces[1].tolist() == [2543, 1044, 25_688, 7_888]
+    pieces = read_wordpieces(tmp_path)
+    spelt = [pieces[at] for at in model.concept_pieces[1].tolist()]
+    assert "".join(spelt).replace("##", "") == "firehydrant[PAD]" and spelt[0] == "fire"
     with torch.inference_mode():
         grid = encoder(torch.rand(1, 3, 224, 224))
-        concepts, scores = model.extractor(grid).topk(3)
-        out = model(torch.tensor([[101, 5, 6]]), concepts, torch.sigmoid(scores), grid)
-    assert grid.shape == (1, 49, 2048) and out.logits.shape == (3, 1, 3, 30_522)
+        concepts, scores = model.extractor.top(grid)
+        prefix = model.prefix_tokens(concepts, scores, grid)
+    assert grid.shape == (1, 49, 2048) and prefix.shape == (1, 3 + 49, 312)
 
 
 def test_pieces_are_those_of_transformers(vocab: Path) -> None:
