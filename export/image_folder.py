@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import BackendMissingError, FormatError, UsageError
+from penstock.errors import UsageError
 from penstock.export.dataset import Preprocessing, Sample, real_range
 from penstock.export.label_file import label_files
 from penstock.loaders.tensor_graph import TensorSpec
@@ -77,11 +76,12 @@ class ImageInput:
         return cls(spec, height, width, channels, channels_first, preprocessing)
 
     def array(self, image: Any) -> NDArray[Any]:
-        """An upright Pillow image as the input, shape as the model has it with a batch of 1."""
+        """An upright RGB image of Pillow as the input, of its shape with a batch of 1."""
         from PIL import Image, ImageOps
 
         how = self.preprocessing
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        if self.channels == 1:
+            image = image.convert("L")
         size = (self.width, self.height)
         if how.resize == "centre-crop":
             image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
@@ -128,7 +128,9 @@ class ImageFolder:
         preprocessing: Preprocessing,
     ) -> ImageFolder:
         """Find the files; none is read yet."""
-        pillow()
+        from penstock.runtime.caption.pillow import need_pillow
+
+        need_pillow()
         image_input = ImageInput.of(inputs, preprocessing)
         files = sorted(
             Path(root) / name
@@ -158,45 +160,13 @@ class ImageFolder:
 
 
 def read_image(file: Path) -> Any:
-    """The first frame as a Pillow image, upright, of mode L or RGB; transparent is white.
+    """The first frame as a Pillow image: RGB, upright; transparent is white.
 
     Raises:
-        FormatError: it cannot be decoded.
-        BackendMissingError.
+        FormatError: it cannot be decoded. StorageError: it cannot be read.
     """
-    pillow()
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and sizes under the hard limit
-            with Image.open(file) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                return _eight_bits(upright)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise FormatError(f"{file}: cannot be decoded as an image: {error}") from None
-
-
-def _eight_bits(image: Any) -> Any:
     from PIL import Image
 
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        return Image.fromarray(values.astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("L" if image.mode in ("L", "1") else "RGB")
+    from penstock.runtime.caption.photo import read_photo
 
-
-def pillow() -> None:
-    """Raises BackendMissingError: it is not installed."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError:
-        raise BackendMissingError(
-            "images are decoded by Pillow, which is not installed; install it with: "
-            "pip install 'penstock[quantize]'"
-        ) from None
+    return Image.fromarray(read_photo(file))

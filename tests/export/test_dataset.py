@@ -161,7 +161,7 @@ def test_what_does_not_fit_images_is_said(photos: Path, tmp_path: Path) -> None:
     (photos / "c.png").write_bytes(whole[: len(whole) // 2])
     samples = open_dataset(photos, [NHWC]).samples()
     next(samples)
-    with pytest.raises(FormatError, match=r"c.png: cannot be decoded"):
+    with pytest.raises(FormatError, match=r"c.png: this .*damaged or cut short"):
         list(samples)
 
 
