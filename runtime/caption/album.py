@@ -9,11 +9,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import PenstockError, UsageError
 from penstock.loaders.partial_file import check_writable, partial_file
 from penstock.runtime.caption.album_report import AlbumReport, PhotoCaption, PhotoFailure
-from penstock.runtime.caption.captioner import Captioner, load_captioner
+from penstock.runtime.caption.captioner import Caption, load_captioner
 from penstock.runtime.caption.contact_sheet import ContactSheet, thumbnail
 from penstock.runtime.caption.photo import Photo, open_photo
 from penstock.runtime.caption.photo_files import find_photos
@@ -82,8 +86,18 @@ def caption_album(
         return AlbumReport(captioner.path, tuple(captions), tuple(failures), seconds)
 
 
+class CaptionsPhotos(Protocol):
+    """A `Captioner`, or whatever else has a sentence for a photo."""
+
+    def caption(
+        self, image: NDArray[np.uint8], *, beams: int | None = None, max_tokens: int | None = None
+    ) -> Caption:
+        """Of uint8 [height, width, 3]. A PenstockError is this photo's, a UsageError everyone's."""
+        ...
+
+
 def caption_photos(
-    captioner: Captioner,
+    captioner: CaptionsPhotos,
     photos: Iterable[str | os.PathLike[str]],
     *,
     beams: int | None = None,
@@ -127,7 +141,7 @@ def _read(path: Path, with_thumbnail: bool) -> _Read:
 
 
 def _caption(
-    captioner: Captioner,
+    captioner: CaptionsPhotos,
     path: Path,
     reading: Future[_Read],
     beams: int | None,

@@ -26,6 +26,7 @@ from penstock.runtime.caption.srgb import SrgbConversion
 
 # Decoded at once, at 4 bytes each in Pillow: 800 MB. The largest phone cameras have 200 megapixels.
 MOST_PIXELS = 200_000_000
+MOST_SIDE = 100_000  # Pillow's time grows with the square of a row; no photo is nearly as wide
 JPEG = b"\xff\xd8\xff"
 # Others come of offsets in a damaged file that lead nowhere.
 STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENXIO, errno.ENODEV}
@@ -68,7 +69,7 @@ def open_photo(path: str | os.PathLike[str], *, shortest_side: int | None = None
             then decoded at a fraction of its size, in little memory.
 
     Raises:
-        FormatError: no image, damaged, cut short, or over MOST_PIXELS.
+        FormatError: no image, damaged, cut short, or over MOST_PIXELS or MOST_SIDE.
         StorageError: the file is not there or cannot be read.
         BackendMissingError: Pillow is not installed, or what HEIC needs.
         UsageError: shortest_side is under 1.
@@ -164,14 +165,14 @@ def _check_size(file: Path, image: Any, header: tuple[int, int]) -> None:
     # libjpeg keeps all coefficients of a progressive JPEG, whatever fraction it decodes.
     progressive = image.info.get("progressive")
     width, height = header if progressive else image.size
-    if width * height > MOST_PIXELS:
+    if width * height > MOST_PIXELS or max(header) > MOST_SIDE:
         raise _too_large(file, f"{header[0]} x {header[1]}")
 
 
 def _too_large(file: Path, size: str) -> FormatError:
     return FormatError(
         f"{file}: {size} pixels are too many to decode; the limit is "
-        f"{MOST_PIXELS // 1_000_000} million; make it smaller first"
+        f"{MOST_PIXELS // 1_000_000} million, and {MOST_SIDE} a side; make it smaller first"
     )
 
 

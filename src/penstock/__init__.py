@@ -27,6 +27,7 @@ from penstock.errors import (
 )
 
 if TYPE_CHECKING:
+    from penstock.runtime.caption.captioner import load_captioner as load_captioner
     from penstock.runtime.load import load as load
     from penstock.runtime.load import plan as plan
 
@@ -46,6 +47,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "load",
+    "load_captioner",
     "plan",
 ]
 
@@ -56,4 +58,8 @@ def __getattr__(name: str) -> Any:
         from penstock.runtime import load as module
 
         return getattr(module, name)
+    if name == "load_captioner":
+        from penstock.runtime.caption.captioner import load_captioner
+
+        return load_captioner
     raise AttributeError(f"module 'penstock' has no attribute {name!r}")
