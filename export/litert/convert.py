@@ -58,6 +58,7 @@ def export_litert(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     samples: int | None = None,
+    name: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
@@ -75,6 +76,7 @@ def export_litert(
         floors: what the artifact must hold; `min_ratio` is against the float file.
         input_names, output_names: in order; None: of `forward`'s arguments, and of the outputs
             where they are a dict.
+        name: of the source, in the report; None: of the module's class.
 
     Raises:
         GateError: the artifact was refused; nothing was written.
@@ -98,7 +100,7 @@ def export_litert(
         with clock("comparison with torch"):
             gate, metrics = model.compared(float_file)
         report = ArtifactReport(
-            source=model.name,
+            source=name or model.name,
             artifact=str(out),
             target="litert",
             recipe="float",
@@ -112,26 +114,33 @@ def export_litert(
             raise GateError(report)
         if recipe is None:
             return _kept(report, model, content, out, floors or Floors())
-        quantized = quantize_tflite(
-            float_file,
-            out,
-            recipe,
-            calibration=calibration,
-            evaluation=evaluation,
-            floors=floors,
-            search=search,
-            samples=samples,
-            threads=threads,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    return replace(
+        refused = None
+        try:
+            quantized = quantize_tflite(
+                float_file,
+                out,
+                recipe,
+                calibration=calibration,
+                evaluation=evaluation,
+                floors=floors,
+                search=search,
+                samples=samples,
+                threads=threads,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        except GateError as error:
+            quantized, refused = error.report, error
+    whole = replace(
         quantized,
-        source=model.name,
+        source=report.source,
         gates=(gate, *quantized.gates),
         metrics=(*metrics[:1], *quantized.metrics),
         seconds=clock.seconds | quantized.seconds,
     )
+    if refused is not None:
+        raise GateError(whole) from None
+    return whole
 
 
 def _kept(

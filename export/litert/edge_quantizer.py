@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from penstock.errors import BackendMissingError, PenstockError, UsageError
 from penstock.export.dataset import Dataset
+from penstock.export.litert.activation_ranges import activation_ranges
 from penstock.export.litert.flatbuffer_model import parse, text
 from penstock.export.litert.quiet import quiet
 from penstock.export.litert.recipes import Recipe
@@ -59,8 +62,12 @@ def quantize_by_library(
         ranges = None
         if recipe.calibrated:
             assert calibration is not None
-            key = text(model.signatureDefs[0].signatureKey)
-            ranges = _calibrate(quantizer, key, graph, calibration, limit, threads, on_sample)
+            options: dict[str, Any] = {"limit": limit, "threads": threads, "on_sample": on_sample}
+            if recipe.method == "average" or len(model.subgraphs) > 1:
+                key = text(model.signatureDefs[0].signatureKey)
+                ranges = _library_ranges(quantizer, key, graph, calibration, **options)
+            else:
+                ranges = _ranges(content, graph, model, calibration, recipe, **options)
         made = quantizer.quantize(
             ranges, enable_progress_bar=False, enable_progress_report=False
         ).quantized_model
@@ -122,16 +129,36 @@ def _scope(model: Any, layer: WeightLayer) -> str:
     return f"^{re.escape(text(graph.tensors[out].name))}$"
 
 
-def _calibrate(
+def _ranges(
+    content: bytes,
+    graph: TensorGraph,
+    model: Any,
+    calibration: Dataset,
+    recipe: Recipe,
+    **options: Any,
+) -> dict[str, Any]:
+    """Ranges in the library's form."""
+    found = activation_ranges(content, graph, model, calibration, recipe.method, **options)
+    return {
+        name: {
+            "min": np.full((1,) * rank, seen.low, np.float32),
+            "max": np.full((1,) * rank, seen.high, np.float32),
+        }
+        for name, (seen, rank) in found.items()
+    }
+
+
+def _library_ranges(
     quantizer: Any,
     key: str,
     graph: TensorGraph,
     calibration: Dataset,
+    *,
     limit: int | None,
     threads: int,
     on_sample: Callable[[int, int], None] | None,
 ) -> Any:
-    """Ranges of tensors. The library makes a list of what it is given: it gets a few at a time."""
+    """Moving averages of extremes. The library makes a list of its data: it gets a few at a time."""
     count = len(calibration) if limit is None else min(limit, len(calibration))
     ranges: Any = None
     batch: list[dict[str, Any]] = []

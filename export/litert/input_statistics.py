@@ -7,7 +7,6 @@ gone through again where the sums of all layers do not fit at once.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import FormatError, PenstockError, UsageError
+from penstock.errors import UsageError
 from penstock.export.dataset import Dataset
+from penstock.export.litert.tensor_tap import TensorTap
 from penstock.export.litert.weight_layers import WeightLayer
 from penstock.loaders.tensor_graph import TensorGraph
-from penstock.runtime.backends.arrays import check_inputs
-from penstock.runtime.backends.litert_model import interpreter_class
 
 MAX_COLUMNS = 4096  # 128 MiB of sums; wider layers are rounded to nearest
 POSITIONS = 4096  # of a sample that a layer's sums are taken over, evenly spread
@@ -69,28 +67,21 @@ def input_statistics(
         on_sample: called with (samples done, of how many).
 
     Raises:
-        UsageError: a sample does not fit the inputs, or has NaN or infinity; there are none.
-        PenstockError: the model fails, or makes NaN or infinity, on a sample.
+        UsageError: a sample does not fit the model, or makes NaN or infinity; there are none.
+        PenstockError: LiteRT fails with a sample.
     """
-    if len(calibration) == 0:
-        raise UsageError(f"{calibration.name}: no samples to calibrate on")
     sums = {layer.name: made for layer in layers if (made := _sums(model, layer)) is not None}
     groups = list(_groups(sums))
-    total = len(groups) * (len(calibration) if limit is None else min(limit, len(calibration)))
-    interpreter = _interpreter(content, graph, threads)
-    done = 0
-    for group in groups:
-        for sample in calibration.samples(limit):
-            try:
-                fed = check_inputs(graph.path, graph.inputs, sample.arrays, True, True)
-            except UsageError as error:
-                raise UsageError(f"{sample.name}: {error}") from None
-            _run(interpreter, graph, fed, sample.name)
-            for name in group:
-                sums[name].add(interpreter.get_tensor(sums[name].layer.data), sample.name)
-            done += 1
+    tap = TensorTap(content, graph, threads)
+    for number, group in enumerate(groups):
+
+        def tell(done: int, total: int, number: int = number) -> None:
             if on_sample is not None:
-                on_sample(done, total)
+                on_sample(number * total + done, len(groups) * total)
+
+        for sample in tap.samples(calibration, limit, tell):
+            for name in group:
+                sums[name].add(tap.tensor(sums[name].layer.data), sample.name)
     return {name: one.statistics() for name, one in sums.items()}
 
 
@@ -113,7 +104,7 @@ class _Sums:
 
     def add(self, data: NDArray[Any], sample: str) -> None:
         if not np.isfinite(data).all():
-            raise PenstockError(
+            raise UsageError(
                 f"{sample}: the model makes NaN or infinity of it, at the input of "
                 f"{self.layer.name}; look at the sample and its preprocessing"
             )
@@ -217,30 +208,3 @@ def _groups(sums: Mapping[str, _Sums]) -> Iterator[list[str]]:
         held += one.nbytes
     if group:
         yield group
-
-
-def _interpreter(content: bytes, graph: TensorGraph, threads: int) -> Any:
-    create = interpreter_class()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that keeping all tensors is for debugging
-        try:
-            interpreter = create(
-                model_content=content, num_threads=threads, experimental_preserve_all_tensors=True
-            )
-            interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise FormatError(f"{graph.path}: LiteRT refuses it: {error}") from None
-    return interpreter
-
-
-def _run(interpreter: Any, graph: TensorGraph, fed: Mapping[str, Any], sample: str) -> None:
-    try:
-        for index, array in zip(graph.ports, fed.values(), strict=False):
-            if tuple(interpreter.get_tensor(index).shape) != array.shape:
-                interpreter.resize_tensor_input(index, array.shape)
-                interpreter.allocate_tensors()
-        for index, array in zip(graph.ports, fed.values(), strict=False):
-            interpreter.set_tensor(index, array)
-        interpreter.invoke()
-    except (RuntimeError, ValueError) as error:
-        raise PenstockError(f"{sample}: LiteRT failed with it: {error}") from None

@@ -255,7 +255,7 @@ class _Job:
                 source=str(self.model.source),
                 artifact=str(out),
                 target="litert",
-                recipe=self.recipe.name if found.mix is None else "mix of int4, int8 and float",
+                recipe=str(self.recipe) if found.mix is None else "mix of int4, int8 and float",
                 source_bytes=self.model.graph.size,
                 artifact_bytes=len(content),
                 metrics=checked.metrics,

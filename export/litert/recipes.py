@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.errors import UsageError
 
@@ -17,6 +17,8 @@ class Recipe:
         weights: `int8` or `int4`.
         library: AI Edge Quantizer does it; False: `penstock.export.litert.weight_quantizer`.
         calibrated: it needs calibration data. Recipes of our own are better with it.
+        method: of static recipes, how ranges of activations come from it: `minmax`, `percentile`,
+            `entropy`, or `average`, which is AI Edge Quantizer's own.
     """
 
     name: str
@@ -24,6 +26,10 @@ class Recipe:
     weights: str
     library: bool
     calibrated: bool = False
+    method: str = "minmax"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.method}" if self.calibrated else self.name
 
 
 RECIPES = {
@@ -42,17 +48,22 @@ RECIPES = {
         Recipe("static-int16", "int8 weights, int16 activations, calibrated", "int8", True, True),
     )
 }
+METHODS = ("minmax", "percentile", "entropy", "average")
 ALIASES = {"int8": "weight-int8", "int4": "weight-int4"}
 
 
 def litert_recipe(text: str) -> Recipe:
-    """A recipe by its name.
+    """`"weight-int4"`, or `"static-int8 percentile"`; commas do as well as blanks.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: an unknown recipe, or a word that it does not take.
     """
-    name = text.strip().lower()
+    name, *words = text.lower().replace(",", " ").split() or [""]
     found = RECIPES.get(ALIASES.get(name, name))
     if found is None:
         raise UsageError(f"recipe '{text}' is not known for TFLite; expected {', '.join(RECIPES)}")
-    return found
+    unknown = [word for word in words if word not in METHODS or not found.calibrated]
+    if unknown or len(words) > 1:
+        taken = f"one of {', '.join(METHODS)}" if found.calibrated else "no words"
+        raise UsageError(f"recipe '{text}': {found.name} takes {taken}")
+    return replace(found, method=words[0]) if words else found
