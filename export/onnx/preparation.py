@@ -110,7 +110,7 @@ def raise_opset(source: Path, model: Any, opset: int, notes: list[str]) -> Any:
                 f"{source}: its operators are of opset {now} and {opset} is needed, but onnx cannot"
                 f" convert it ({_first_line(error)}); export it again with opset {opset}"
             ) from None
-        notes.append(f"opset raised from {now} to {opset}, which the recipe needs")
+        notes.append(f"opset raised from {now} to {opset}")
         model.ir_version = max(model.ir_version, wanted)
     return model
 
