@@ -15,7 +15,7 @@ from penstock.cli.main import app
 from tests.cli.conftest import Cli
 
 COMMANDS = [
-    "run", "chat", "serve", "plan", "probe", "inspect", "demo", "doctor", "bench replay",
+    "run", "chat", "serve", "caption", "plan", "probe", "inspect", "demo", "doctor", "bench replay",
     "export llm",
 ]  # fmt: skip
 
