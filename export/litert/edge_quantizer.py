@@ -158,7 +158,7 @@ def _library_ranges(
     threads: int,
     on_sample: Callable[[int, int], None] | None,
 ) -> Any:
-    """Moving averages of extremes. The library makes a list of its data: it gets a few at a time."""
+    """Moving averages of extremes. The library keeps a list of its data: it gets a few at once."""
     count = len(calibration) if limit is None else min(limit, len(calibration))
     ranges: Any = None
     batch: list[dict[str, Any]] = []
