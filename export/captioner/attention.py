@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def self_attention(
-    query: Tensor, key: Tensor, value: Tensor, past: KeyValue, scale: float
+    query: Tensor, key: Tensor, value: Tensor, past: KeyValue, later: Tensor, scale: float
 ) -> tuple[Tensor, KeyValue]:
     """Attention to what came before and to the token itself.
 
     Args:
         query, key, value: of the new tokens, (B, H, N, D).
         past: keys and values of the tokens before, (B, H, T, D) each.
+        later: from `token_places`.
 
     Returns:
         (B, N, H * D), and keys and values with the new tokens added.
@@ -32,12 +33,20 @@ def self_attention(
 
     key = torch.cat((past[0], key), dim=2)
     value = torch.cat((past[1], value), dim=2)
-    scores = query @ key.transpose(2, 3) * scale
-    begin, new = past[0].shape[2], query.shape[2]
-    row = torch.arange(new).unsqueeze(1) + begin
-    later = torch.arange(begin + new).unsqueeze(0) > row
-    scores = scores.masked_fill(later, float("-inf"))
+    scores = (query @ key.transpose(2, 3) * scale).masked_fill(later, float("-inf"))
     return merge_heads(torch.softmax(scores, dim=-1) @ value), (key, value)
+
+
+def token_places(tokens: Tensor, past: list[KeyValue]) -> tuple[Tensor, Tensor]:
+    """Where the new tokens (B, N) stand after those in the past: (N,): T, T + 1, ...
+
+    And what stands after each of them, which it may not attend to: (N, T + N).
+    """
+    import torch
+
+    before, new = past[0][0].shape[2], tokens.shape[1]
+    places = torch.arange(new) + before
+    return places, torch.arange(before + new).unsqueeze(0) > places.unsqueeze(1)
 
 
 def cross_attention(query: Tensor, cross: KeyValue, scale: float) -> Tensor:

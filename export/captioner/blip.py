@@ -13,6 +13,7 @@ from penstock.export.captioner.attention import (
     image_keys,
     self_attention,
     split_heads,
+    token_places,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class BlipGraphs:
     def decode(
         self, tokens: Tensor, past: list[KeyValue], cross: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
-        states = self._bert.embeddings(tokens, position_ids=_positions(tokens, past))
+        places, later = token_places(tokens, past)
+        states = self._bert.embeddings(tokens, position_ids=places.unsqueeze(0))
         present = []
         for layer, before, image in zip(self._bert.encoder.layer, past, cross, strict=True):
             attention = layer.attention.self
@@ -59,7 +61,7 @@ class BlipGraphs:
                 split_heads(project(states), self.heads)
                 for project in (attention.query, attention.key, attention.value)
             )
-            mixed, kept = self_attention(query, key, value, before, self._scale)
+            mixed, kept = self_attention(query, key, value, before, later, self._scale)
             present.append(kept)
             states = layer.attention.output(mixed, states)
             query = split_heads(layer.crossattention.self.query(states), self.heads)
@@ -71,10 +73,3 @@ class BlipGraphs:
     @property
     def _bert(self) -> Any:
         return self.model.text_decoder.bert
-
-
-def _positions(tokens: Tensor, past: list[KeyValue]) -> Tensor:
-    """(1, N): the new tokens' places after those in the past."""
-    import torch
-
-    return (torch.arange(tokens.shape[1]) + past[0][0].shape[2]).unsqueeze(0)

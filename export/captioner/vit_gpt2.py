@@ -13,6 +13,7 @@ from penstock.export.captioner.attention import (
     image_keys,
     self_attention,
     split_heads,
+    token_places,
 )
 
 if TYPE_CHECKING:
@@ -56,17 +57,15 @@ class VitGpt2Graphs:
     def decode(
         self, tokens: Tensor, past: list[KeyValue], cross: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
-        import torch
-
         gpt2 = self.model.decoder.transformer
-        places = (torch.arange(tokens.shape[1]) + past[0][0].shape[2]).unsqueeze(0)
-        states = gpt2.wte(tokens) + gpt2.wpe(places)
+        places, later = token_places(tokens, past)
+        states = gpt2.wte(tokens) + gpt2.wpe(places.unsqueeze(0))
         present = []
         for block, before, image in zip(self._blocks, past, cross, strict=True):
             attention, look = block.attn, block.crossattention
             parts = _conv1d(attention.c_attn, block.ln_1(states)).chunk(3, dim=2)
             query, key, value = (split_heads(part, self.heads) for part in parts)
-            mixed, kept = self_attention(query, key, value, before, attention.scaling)
+            mixed, kept = self_attention(query, key, value, before, later, attention.scaling)
             present.append(kept)
             states = states + _conv1d(attention.c_proj, mixed)
             query = split_heads(_conv1d(look.q_attn, block.ln_cross_attn(states)), self.heads)

@@ -110,7 +110,7 @@ def _is_done(
         return False
     if options.early_stopping or options.beams == 1:
         return True
-    attainable = best_sum / length**options.length_penalty
+    attainable: float = best_sum / length**options.length_penalty
     return finished[-1].score >= attainable
 
 

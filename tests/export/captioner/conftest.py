@@ -56,20 +56,20 @@ def images() -> Images:
 def _make(root: Path, build: Callable[[Path], Any]) -> Made:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     from penstock.export.captioner import convert
+    from penstock.export.captioner.graphs import export_graphs
 
     folder = root / "checkpoint"
     folder.mkdir()
     model = build(folder)
     kept: dict[str, Any] = {}
-    export = convert.export_graphs
 
     def export_once(network: Any) -> Any:
         if "graphs" not in kept:
-            kept["graphs"] = export(network)
+            kept["graphs"] = export_graphs(network)
         return kept["graphs"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "export_graphs", export_once)
+        patch.setattr(convert, "export_graphs", export_once)  # which takes most of the time
         plain, int8 = root / "plain.captioner", root / "int8.captioner"
         convert.export_captioner(folder, plain, int8=False, threads=1)
         report = convert.export_captioner(folder, int8, threads=1)

@@ -15,7 +15,7 @@ SIDE = 32
 
 
 def tiny_blip(folder: Path, *, seed: int = 3, end_bias: float = 1.5) -> Any:
-    """BLIP of two layers each; returns the model."""
+    """BLIP of one and two layers; returns the model."""
     import torch
     from transformers import BlipConfig, BlipForConditionalGeneration
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -24,7 +24,7 @@ def tiny_blip(folder: Path, *, seed: int = 3, end_bias: float = 1.5) -> Any:
     special = {"bos_token_id": len(BERT), "sep_token_id": 3, "pad_token_id": 0, "eos_token_id": 2}
     config = BlipConfig(
         vision_config={
-            "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2,
+            "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1,
             "num_attention_heads": 4, "image_size": SIDE, "patch_size": 8,
         },
         text_config={
@@ -43,10 +43,8 @@ def tiny_blip(folder: Path, *, seed: int = 3, end_bias: float = 1.5) -> Any:
     return model
 
 
-def tiny_vit_gpt2(
-    folder: Path, *, encoder: str = "vit", seed: int = 4, width: int = 48
-) -> Any:
-    """A ViT or DeiT and a GPT-2 of two layers each; returns the model."""
+def tiny_vit_gpt2(folder: Path, *, encoder: str = "vit", seed: int = 4, width: int = 48) -> Any:
+    """A ViT or DeiT and a GPT-2 of one layer each; returns the model."""
     import torch
     import transformers
     from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
@@ -54,12 +52,12 @@ def tiny_vit_gpt2(
     torch.manual_seed(seed)
     vocabulary = gpt2_files(folder)
     vision = {
-        "hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 2,
+        "hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 1,
         "num_attention_heads": 4, "image_size": SIDE, "patch_size": 8,
     }  # fmt: skip
     seen = getattr(transformers, {"vit": "ViTConfig", "deit": "DeiTConfig"}[encoder])(**vision)
     said = GPT2Config(
-        vocab_size=vocabulary, n_positions=40, n_embd=48, n_layer=2, n_head=4,
+        vocab_size=vocabulary, n_positions=40, n_embd=48, n_layer=1, n_head=4,
         add_cross_attention=True, is_decoder=True,
         bos_token_id=vocabulary - 1, eos_token_id=vocabulary - 1,
     )  # fmt: skip
