@@ -17,12 +17,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import FormatError, StorageError
+from penstock.errors import FormatError
+from penstock.loaders.zip_errors import ZIP_ERRORS, zip_error
 
 FORMAT, VERSION = "penstock.captioner", 1
 MANIFEST = "captioner.json"
 MANIFEST_LIMIT = 4 << 20  # bytes
 MEMBERS_LIMIT = 64
+EXPECTED = "expected a file that 'penstock export captioner' or 'penstock export lightcap' wrote"
 ARCHITECTURES = ("lightcap", "encoder-decoder")
 
 
@@ -44,13 +46,8 @@ class CaptionerFile:
         try:
             self.size = self.path.stat().st_size
             self._archive = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise FormatError(
-                f"{self.path}: not a captioner ({error}); expected a file that "
-                "'penstock export captioner' or 'penstock export lightcap' wrote"
-            ) from None
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        except ZIP_ERRORS as error:
+            raise zip_error(self.path, error, f"not a captioner ({error}); {EXPECTED}") from None
         try:
             self._check_archive()
             self.manifest = self._read_manifest()
@@ -120,10 +117,8 @@ class CaptionerFile:
             return self._archive.read(name)
         except KeyError:
             raise FormatError(f"{self.path}: member '{name}' is missing") from None
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise FormatError(f"{self.path}: member '{name}' is damaged: {error}") from None
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        except ZIP_ERRORS as error:
+            raise zip_error(self.path, error, f"member '{name}' is damaged: {error}") from None
 
     def _read_manifest(self) -> dict[str, Any]:
         if self._archive.getinfo(MANIFEST).file_size > MANIFEST_LIMIT:
@@ -135,7 +130,7 @@ class CaptionerFile:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise FormatError(f"{self.path}: {MANIFEST} is not of format '{FORMAT}'")
         version = manifest.get("version")
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             raise FormatError(
                 f"{self.path}: version {version!r}, this Penstock reads {VERSION}; install a newer "
                 "one, or export the model again"

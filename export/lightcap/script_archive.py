@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import FormatError, StorageError
+from penstock.errors import FormatError
+from penstock.loaders.zip_errors import ZIP_ERRORS, zip_error
 
 MAX_PICKLE_BYTES = 16 << 20  # OpenAI's have a few hundred KB
 MAX_ELEMENTS = 1 << 40
 MAX_NAMES = 100_000
 MAX_DEPTH = 32  # of modules in modules
-DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError)  # what zipfile raises of it
 STORAGES = {
     "HalfStorage": np.float16,
     "FloatStorage": np.float32,
@@ -90,16 +90,14 @@ class ScriptArchive:
         self.path = path
         try:
             self._archive = zipfile.ZipFile(path)  # closes with the last reference
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except DAMAGE as error:
-            raise _damaged(path, error) from None
+        except ZIP_ERRORS as error:
+            raise zip_error(path, error, _damaged(error)) from None
         self._members = _members(path, self._archive)
         pickle = self._read("data.pkl", MAX_PICKLE_BYTES)
         try:
             self.tensors = _named_tensors(unpack(pickle))
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise _damaged(path, error) from None
+            raise FormatError(f"{path}: {_damaged(error)}") from None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -135,10 +133,8 @@ class ScriptArchive:
             )
         try:
             return self._archive.read(member)
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be read: {error.strerror or error}") from None
-        except DAMAGE as error:
-            raise _damaged(self.path, error) from None
+        except ZIP_ERRORS as error:
+            raise zip_error(self.path, error, _damaged(error)) from None
 
 
 def is_script_archive(path: Path) -> bool:
@@ -148,7 +144,7 @@ def is_script_archive(path: Path) -> bool:
             return False
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (OSError, *DAMAGE):
+    except ZIP_ERRORS:
         return False
 
 
@@ -163,10 +159,10 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return found
 
 
-def _damaged(path: Path, error: Exception) -> FormatError:
-    return FormatError(
-        f"{path}: not a whole TorchScript archive ({type(error).__name__}: {error}); fetch it "
-        "again, or convert it where you trust it: torch.jit.load(FILE).state_dict() saved with "
+def _damaged(error: Exception) -> str:
+    return (
+        f"not a whole TorchScript archive ({type(error).__name__}: {error}); fetch it again, or "
+        "convert it where you trust it: torch.jit.load(FILE).state_dict() saved with "
         "safetensors.torch.save_file"
     )
 

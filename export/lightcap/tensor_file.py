@@ -21,6 +21,7 @@ from penstock.errors import FormatError, StorageError, UnsupportedModelError
 from penstock.export.lightcap.script_archive import ScriptArchive, is_script_archive
 from penstock.export.predictor import import_torch
 from penstock.export.sources.safetensors_file import SafetensorsFile
+from penstock.loaders.zip_errors import ZIP_ERRORS, zip_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,8 +134,8 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
-        raise FormatError(f"{path}: a damaged archive ({error}); fetch it again") from None
+    except ZIP_ERRORS as error:
+        raise zip_error(path, error, f"a damaged archive ({error}); fetch it again") from None
     size = os.path.getsize(path)
     if unpacked > size:
         raise FormatError(

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.errors import FormatError, PenstockError, StorageError
+from penstock.errors import FormatError, StorageError
 from penstock.export.lightcap.script_archive import ScriptArchive, is_script_archive, unpack
 from tests.export.lightcap.random_checkpoints import save_script, small_clip
 
@@ -215,7 +215,7 @@ def test_damaged_archives_are_refused_or_read(
     path.write_bytes(whole[:cut])
     try:
         read_all(path)
-    except PenstockError as error:
+    except FormatError as error:
         assert "damaged.pt" in str(error)
 
 
