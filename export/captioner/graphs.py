@@ -12,17 +12,13 @@ image's keys and values are computed once a photo and shared by all beams.
 
 from __future__ import annotations
 
-import io
-import warnings
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.errors import UnsupportedModelError
+from penstock.export.onnx.libraries import quiet_libraries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from penstock.export.captioner.attention import KeyValue
@@ -155,7 +151,7 @@ def _to_onnx(
 ) -> bytes:
     import torch
 
-    with _quiet(), torch.no_grad():
+    with quiet_libraries(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             example,
@@ -182,11 +178,3 @@ def _strip(graph: Any) -> None:
 
 def _pairs(parts: list[Tensor]) -> list[KeyValue]:
     return list(zip(parts[::2], parts[1::2], strict=True))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's own progress and the warnings of its libraries about each other."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

@@ -11,9 +11,6 @@ also the output matrix, as in BERT and GPT-2, both read one array.
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import BackendMissingError
 from penstock.export.captioner.graphs import Graphs
+from penstock.export.onnx.libraries import onnx_library, quantization, quiet_libraries
 
 INT8_COLUMNS, INT8_ROWS = "int8 per column", "int8 per row"
 LEAST_EMBEDDING = 1 << 11  # numbers in a table worth the extra nodes
@@ -56,18 +53,18 @@ def quantize_graphs(graphs: Graphs) -> Int8Graphs:
 
 
 def _quantize(data: bytes) -> tuple[bytes, dict[str, str]]:
-    onnx, quantization = _libraries()
+    onnx, tools = onnx_library(), quantization()
     model = onnx.load_from_string(data)
     _plain_matmuls(onnx, model.graph)
     names = _matrices(model.graph)
-    with tempfile.TemporaryDirectory(prefix="penstock-int8-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="penstock-int8-") as folder, quiet_libraries():
         out = Path(folder) / "int8.onnx"
-        quantization.quantize_dynamic(
+        tools.quantize_dynamic(
             model,
             out,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
+            weight_type=tools.QuantType.QInt8,
         )
         model = onnx.load(out)
     precisions = _int8_embeddings(onnx, model.graph)
@@ -182,31 +179,3 @@ def _replace(graph: Any, nodes: list[Any], weights: dict[str, Any]) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)
-
-
-def _libraries() -> tuple[Any, Any]:
-    try:
-        import onnx
-        from onnxruntime import quantization
-    except ImportError:
-        raise BackendMissingError(
-            "int8 graphs are made with onnx and onnxruntime, which are not installed; install "
-            "them with: pip install 'penstock[export]'"
-        ) from None
-    return onnx, quantization
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Its advice to preprocess the model: torch's exporter has done that."""
-    import logging
-
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(before)

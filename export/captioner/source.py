@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from penstock.export.captioner.preprocessor import read_preparation
 from penstock.export.captioner.tokenizer_files import tokenizer_json
 from penstock.export.captioner.vit_gpt2 import VitGpt2Graphs
 from penstock.export.hf_config import HFConfig
+from penstock.export.onnx.libraries import quiet_libraries
 
 SUPPORTED = (
     f"{blip.ARCHITECTURE} (BLIP), and {vit_gpt2.ARCHITECTURE} of "
@@ -141,15 +139,16 @@ def _weight_bytes(folder: Path) -> int:
 
 def _load(folder: Path, architecture: str) -> Any:
     try:
-        import torch
-        import transformers
-    except ImportError:
+        with quiet_libraries():
+            import torch
+            import transformers
+    except ImportError as error:
         raise BackendMissingError(
-            "captioners are read with torch and transformers, which are not installed; install "
-            "them with: pip install 'penstock[export]'"
+            f"captioners are read with torch and transformers, which cannot be imported ({error}); "
+            "install them with: pip install 'penstock[export]'"
         ) from None
     try:
-        with _quiet(transformers):
+        with quiet_libraries():
             model, seen = getattr(transformers, architecture).from_pretrained(
                 folder,
                 local_files_only=True,
@@ -208,21 +207,3 @@ def _encode(tokenizer: str, text: str) -> list[int]:
     if not text:
         return []
     return Tokenizer({"tokenizer.huggingface.json": tokenizer}).encode(text, add_bos=False)
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Its progress bars and advice would stand among ours."""
-    logging = transformers.utils.logging
-    before = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

@@ -25,6 +25,7 @@ class Made:
     plain: Path
     int8: Path
     report: Any  # of the int8 export
+    graphs: Any  # of the plain one
 
 
 @pytest.fixture(scope="session")
@@ -73,4 +74,4 @@ def _make(root: Path, build: Callable[[Path], Any]) -> Made:
         plain, int8 = root / "plain.captioner", root / "int8.captioner"
         convert.export_captioner(folder, plain, int8=False, threads=1)
         report = convert.export_captioner(folder, int8, threads=1)
-    return Made(folder, model, plain, int8, report)
+    return Made(folder, model, plain, int8, report, kept["graphs"])
