@@ -67,9 +67,9 @@ class TflitePrecisionBuilder:
         )
         weights = sum(layer.bytes[FLOAT] for layer in self.layers)
         self.fixed_bytes = len(serialize(model)) - weights
-        self._statistics: Mapping[str, InputStatistics] = {}
+        self.statistics: Mapping[str, InputStatistics] = {}
         if calibration is not None and self.layers:
-            self._statistics = input_statistics(
+            self.statistics = input_statistics(
                 content,
                 graph,
                 model,
@@ -84,7 +84,7 @@ class TflitePrecisionBuilder:
     @property
     def rounded_to_nearest(self) -> tuple[str, ...]:
         """Layers that calibration data, if there was any, does not help."""
-        return tuple(one.name for one in self.layers if one.name not in self._statistics)
+        return tuple(one.name for one in self.layers if one.name not in self.statistics)
 
     def content(self, precisions: Mapping[str, str]) -> bytes:
         """The file's bytes; layers that are not named stay float.
@@ -112,7 +112,7 @@ class TflitePrecisionBuilder:
             if name not in self.found:
                 raise UsageError(f"the model has no float layer '{name}'")
             self._made[key] = quantize_layer(
-                model, self.found[name], precision, self._statistics.get(name)
+                model, self.found[name], precision, self.statistics.get(name)
             )
         return self._made[key]
 

@@ -37,7 +37,6 @@ def _operator_codes(model: Any) -> str:
         builtin = max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
         moved += code.builtinCode != builtin
         code.builtinCode = builtin
-        code.version = max(int(code.version), 1)
     count = len(model.operatorCodes)
     if not moved:
         return ""

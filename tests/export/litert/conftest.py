@@ -55,3 +55,10 @@ def models_dir(shared_dir: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"the folder of real models {path} is not there")
     return path
+
+
+@pytest.fixture(scope="session")
+def litert_export() -> None:
+    """For tests that quantize with the library."""
+    pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    pytest.importorskip("ai_edge_quantizer.quantizer", reason="ai-edge-quantizer is not installed")

@@ -135,7 +135,7 @@ def small_cnn(seed: int = 0) -> ModelMaker:
     """Convolution, depthwise, pointwise, dense: 12 x 12 x 3 to 4 scores."""
     maker = ModelMaker((1, SIDE, SIDE, 3), seed)
     maker.conv("stem", 16, 3, stride=2)
-    maker.depthwise("depthwise", 3)
+    maker.depthwise("depthwise", 3, stride=2)
     maker.conv("pointwise", 64, 1)
     maker.dense("scores", CLASSES)
     return maker
