@@ -54,7 +54,7 @@ def test_minmax_is_that_of_onnxruntime(
     assert len(common) >= 8
     for name in common:
         low, high = (float(np.ravel(end)[0]) for end in theirs[name].range_value)
-        assert (ours[name].low, ours[name].high) == (pytest.approx(low), pytest.approx(high))
+        assert ours[name].low == pytest.approx(low) and ours[name].high == pytest.approx(high)
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
