@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ MANIFEST_LIMIT = 4 << 20  # bytes
 MEMBERS_LIMIT = 64
 EXPECTED = "expected a file that 'penstock export captioner' or 'penstock export lightcap' wrote"
 ARCHITECTURES = ("lightcap", "encoder-decoder")
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxdict = 3, 4, 4
+_short.maxstring = _short.maxlong = _short.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value of a manifest for a message: what it is, but not megabytes of it."""
+    return _short.repr(value)
 
 
 class CaptionerFile:
@@ -132,13 +142,13 @@ class CaptionerFile:
         version = manifest.get("version")
         if type(version) is not int or version != VERSION:
             raise FormatError(
-                f"{self.path}: version {version!r}, this Penstock reads {VERSION}; install a newer "
-                "one, or export the model again"
+                f"{self.path}: version {shown(version)}, this Penstock reads {VERSION}; install a "
+                "newer one, or export the model again"
             )
         architecture = manifest.get("architecture")
         if architecture not in ARCHITECTURES:
             raise FormatError(
-                f"{self.path}: architecture {architecture!r}, expected one of "
+                f"{self.path}: architecture {shown(architecture)}, expected one of "
                 f"{', '.join(ARCHITECTURES)}"
             )
         self._check_members(manifest.get("members"))
@@ -151,9 +161,9 @@ class CaptionerFile:
         for name, entry in members.items():
             digest = entry.get("sha256") if isinstance(entry, dict) else None
             if not isinstance(digest, str):
-                raise FormatError(f"{self.path}: {MANIFEST} has no SHA-256 of member '{name}'")
+                raise FormatError(f"{self.path}: {MANIFEST} has no SHA-256 of member {shown(name)}")
             if name not in sizes or entry.get("bytes") != sizes[name]:
                 raise FormatError(
-                    f"{self.path}: member '{name}' has {sizes.get(name, 'no')} bytes, "
-                    f"{MANIFEST} says {entry.get('bytes')}"
+                    f"{self.path}: member {shown(name)} has {sizes.get(name, 'no')} bytes, "
+                    f"{MANIFEST} says {shown(entry.get('bytes'))}"
                 )

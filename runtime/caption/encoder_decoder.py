@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import FormatError, PenstockError
-from penstock.loaders.captioner_file import CaptionerFile
+from penstock.loaders.captioner_file import CaptionerFile, shown
 from penstock.runtime.caption.captioner import Concept, Times
 from penstock.runtime.caption.manifest import Section, image_input
 from penstock.runtime.caption.member_graph import MemberGraph, Values
@@ -221,7 +221,7 @@ def _checked_ids(
     for token in value:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary:
             raise FormatError(
-                f"{section.where}.{key} has {token!r}, expected token ids from 0 to "
+                f"{section.where}.{key} has {shown(token)}, expected token ids from 0 to "
                 f"{vocabulary - 1}"
             )
     return tuple(value)

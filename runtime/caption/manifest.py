@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import FormatError
-from penstock.loaders.captioner_file import CaptionerFile
+from penstock.loaders.captioner_file import CaptionerFile, shown
 from penstock.runtime.caption.beam_search import BeamOptions
 
 RESIZES = ("stretch", "shortest-edge")
@@ -46,22 +45,24 @@ class Section:
         """A whole number within [least, most]."""
         value = self.values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise FormatError(f"{self.where}.{key} is {value!r}, expected {least} to {most}")
+            raise FormatError(f"{self.where}.{key} is {shown(value)}, expected {least} to {most}")
         return value
 
     def number(self, key: str, least: float, most: float, default: float | None = None) -> float:
         """A finite number within [least, most]."""
         value = self.values.get(key, default)
         good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not good or not math.isfinite(value) or not least <= value <= most:
-            raise FormatError(f"{self.where}.{key} is {value!r}, expected {least:g} to {most:g}")
+        if not good or not least <= value <= most:  # NaN is neither
+            raise FormatError(
+                f"{self.where}.{key} is {shown(value)}, expected {least:g} to {most:g}"
+            )
         return float(value)
 
     def flag(self, key: str, default: bool = False) -> bool:
         """True or false."""
         value = self.values.get(key, default)
         if not isinstance(value, bool):
-            raise FormatError(f"{self.where}.{key} is {value!r}, expected true or false")
+            raise FormatError(f"{self.where}.{key} is {shown(value)}, expected true or false")
         return value
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
@@ -69,7 +70,7 @@ class Section:
         value = self.values.get(key)
         if value not in choices:
             raise FormatError(
-                f"{self.where}.{key} is {value!r}, expected one of {', '.join(choices)}"
+                f"{self.where}.{key} is {shown(value)}, expected one of {', '.join(choices)}"
             )
         return str(value)
 
@@ -77,10 +78,12 @@ class Section:
         """Three finite numbers within [least, most]."""
         value = self.values.get(key)
         if not isinstance(value, list) or len(value) != 3:
-            raise FormatError(f"{self.where}.{key} is {value!r}, expected three numbers")
+            raise FormatError(f"{self.where}.{key} is {shown(value)}, expected three numbers")
         for x in value:
             if isinstance(x, bool) or not isinstance(x, (int, float)) or not least <= x <= most:
-                raise FormatError(f"{self.where}.{key} has {x!r}, expected {least:g} to {most:g}")
+                raise FormatError(
+                    f"{self.where}.{key} has {shown(x)}, expected {least:g} to {most:g}"
+                )
         return float(value[0]), float(value[1]), float(value[2])
 
 

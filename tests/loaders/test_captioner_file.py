@@ -151,9 +151,11 @@ SUM = hashlib.sha256(PARTS["vocab.txt"]).hexdigest()
         ({"members": {"vocab.txt": {"bytes": 10}}}, "no SHA-256 of member 'vocab.txt'"),
         ({"members": {"vocab.txt": {"bytes": 10, "sha256": 5}}}, "no SHA-256 of member"),
         ({"members": {"vocab.txt": {"bytes": 9, "sha256": SUM}}}, "has 10 bytes, .* says 9"),
-        ({"members": {"vocab.txt": {"bytes": "10", "sha256": SUM}}}, "has 10 bytes, .* says 10"),
+        ({"members": {"vocab.txt": {"bytes": "10", "sha256": SUM}}}, "has 10 bytes, .* says '10'"),
         ({"members": {"vocab.txt": {"bytes": -1, "sha256": SUM}}}, "says -1"),
         ({"members": {"lost.txt": {"bytes": 10, "sha256": SUM}}}, "'lost.txt' has no bytes"),
+        ({"members": {"x" * 100_000: {"bytes": 10, "sha256": SUM}}}, r"'x+\.\.\.x+' has no"),
+        ({"version": [[[[[[[1]]]]]]]}, r"version \[+\.\.\.\]+, this"),
         ({"members": {"../vocab.txt": {"bytes": 10, "sha256": SUM}}}, "has no bytes"),
     ],
 )
