@@ -23,7 +23,7 @@ def captions_of(model: LightCap, seer: Seer, pixels: Tensor, words: Words) -> li
     """Greedy captions of photos at the encoder's size."""
     texts = []
     for part in batches(len(pixels), 128):
-        grid = seer.grid(pixels[part], training=False)
+        grid = seer.grid(pixels[part])
         tokens, _ = decode(model, grid, MOST_TOKENS, concepts=seer.concepts(grid, None))
         texts += [words.decode([*row, END]) for row in tokens.tolist()]
     return texts

@@ -40,13 +40,12 @@ class PhotoSet:
 
 @dataclass
 class Recipe:
-    """What a run may be told."""
+    """What a run may be told. Stages are seconds long, and rates fall over them."""
 
-    extractor_steps: int = 600
-    text_steps: int = 2500
-    photo_steps: int = 2000
-    batch: int = 96
-    text_batch: int = 384
+    extractor_seconds: float = 10.0
+    text_seconds: float = 40.0
+    photo_seconds: float = 40.0
+    batch: int = 96  # photos, each with all of its captions
     extractor_lr: float = 1e-3
     text_lr: float = 6e-4
     photo_lr: float = 4e-4
@@ -55,7 +54,16 @@ class Recipe:
     smoothing: float = 0.1
     soft: float = 2.0  # weight of the teacher's token probabilities
     representation: float = 0.5  # of hidden states and attention maps
-    average: float = 0.995  # of weights, over steps
+    average: float = 0.99  # of weights, over steps
+
+
+def stage(seconds: float) -> Iterator[float]:
+    """What share of the stage is over, step by step."""
+    start = monotonic()
+    done = 0.0 if seconds > 0 else 1.0
+    while done < 1:
+        yield done
+        done = (monotonic() - start) / seconds
 
 
 class Seer:
@@ -68,10 +76,29 @@ class Seer:
 
     def __init__(self, encoder: nn.Module, extractors: list[ConceptExtractor], size: int) -> None:
         self.encoder, self.extractors, self.size = encoder, extractors, size
+        self._views: list[Tensor] = []
 
-    def grid(self, pixels: Tensor, training: bool) -> Tensor:
-        """Features [batch, cells, channels]."""
-        x = augment(pixels, self.size) if training else normalise(pixels)
+    def grid(self, pixels: Tensor) -> Tensor:
+        """Features [batch, cells, channels] of photos as they are."""
+        return self._encode(normalise(pixels))
+
+    def training_grid(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Features of augmented photos, of all of `pixels` those in `rows`."""
+        if not self._views:
+            return self._encode(augment(pixels[rows], self.size))
+        views = torch.randint(len(self._views), rows.shape).tolist()
+        found = [self._views[v][row] for v, row in zip(views, rows.tolist(), strict=True)]
+        return torch.stack(found).float().to(pixels.device)
+
+    @torch.no_grad()
+    def keep_views(self, pixels: Tensor, count: int) -> None:
+        """Augment and encode each photo `count` times now: for machines where that is slow."""
+        for _ in range(count):
+            parts = batches(len(pixels), 32)
+            made = [self._encode(augment(pixels[part], self.size)).half() for part in parts]
+            self._views.append(torch.cat(made))
+
+    def _encode(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             grid: Tensor = self.encoder(x)
         return grid.float()
@@ -96,11 +123,11 @@ def train_extractors(seer: Seer, photos: PhotoSet, recipe: Recipe) -> None:
         groups.append({"params": list(seer.encoder.parameters()), "lr": recipe.encoder_lr})
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     peaks = [group["lr"] for group in groups]
-    for step in range(recipe.extractor_steps):
+    for done in stage(recipe.extractor_seconds):
         rows = torch.randint(len(photos.pixels), (recipe.batch,), device=photos.pixels.device)
         with torch.set_grad_enabled(tuned):
             seer.encoder.train(tuned)
-            grid = seer.grid(photos.pixels[rows], training=True)
+            grid = seer.training_grid(photos.pixels, rows)
         extractors.train()
         total = torch.zeros((), device=grid.device)
         for fold, extractor in enumerate(seer.extractors):
@@ -109,7 +136,7 @@ def train_extractors(seer: Seer, photos: PhotoSet, recipe: Recipe) -> None:
             loss = F.binary_cross_entropy_with_logits(logits, photos.shares[rows], reduction="none")
             weight = 1 + 4 * photos.shares[rows]
             total = total + ((loss * weight).sum(-1) * mine).sum() / mine.sum().clamp(min=1)
-        _update(optimizer, total / len(seer.extractors), step, recipe.extractor_steps, peaks)
+        _update(optimizer, total / len(seer.extractors), done, peaks)
     extractors.eval()
     seer.encoder.eval()
 
@@ -133,13 +160,12 @@ def pretrain_on_text(
         optimizer.add_param_group({"params": list(bridge.parameters())})
     peaks = [recipe.text_lr] * len(optimizer.param_groups)
     frequent = shares.mean(dim=0)
-    for step in range(recipe.text_steps):
-        rows = torch.randint(len(texts), (recipe.text_batch,), device=texts.device)
-        pick = torch.randint(texts.shape[1], (recipe.text_batch,), device=texts.device)
-        captions = texts[rows, pick]
+    for done in stage(recipe.text_seconds):
+        rows = torch.randint(len(texts), (recipe.batch,), device=texts.device)
+        captions = texts[rows]
         ids, scores = _noisy_concepts(shares[rows], frequent, model.config.top_concepts)
         loss = _loss(model, teachers, bridge, captions, ids, scores, None, recipe)
-        _update(optimizer, loss, step, recipe.text_steps, peaks)
+        _update(optimizer, loss, done, peaks)
         _follow(average, model, recipe.average)
     return average
 
@@ -161,23 +187,21 @@ def train_on_photos(
         optimizer.add_param_group({"params": list(bridge.parameters())})
     peaks = [recipe.photo_lr] * len(optimizer.param_groups)
     best, best_score, scores_seen = copy.deepcopy(model), -1.0, []
-    for step in range(recipe.photo_steps):
+    for step, done in enumerate(stage(recipe.photo_seconds)):
         rows = torch.randint(len(photos.pixels), (recipe.batch,), device=photos.pixels.device)
         with torch.no_grad():
-            grid = seer.grid(photos.pixels[rows], training=True)
+            grid = seer.training_grid(photos.pixels, rows)
             ids, scores = seer.concepts(grid, rows % FOLDS)
-        captions = photos.captions[rows]
-        count = captions.shape[1]
-        loss = _loss(
-            model, teachers, bridge, captions.flatten(0, 1), ids.repeat_interleave(count, 0),
-            scores.repeat_interleave(count, 0), grid.repeat_interleave(count, 0), recipe,
-        )  # fmt: skip
-        _update(optimizer, loss, step, recipe.photo_steps, peaks)
-        _follow(average, model, recipe.average)
-        if (step + 1) % max(1, recipe.photo_steps // checks) == 0:
+        loss = _loss(model, teachers, bridge, photos.captions[rows], ids, scores, grid, recipe)
+        _update(optimizer, loss, done, peaks)
+        _follow(average, model, recipe.average if step > 100 else 0.9)
+        if done >= (len(scores_seen) + 1) / checks:
             scores_seen.append(score(average.eval()))
             if scores_seen[-1] > best_score:
                 best, best_score = copy.deepcopy(average), scores_seen[-1]
+    if not scores_seen:
+        return average.eval(), [score(average.eval())]
+    print(f"    {step + 1} steps", flush=True)
     return best.eval(), scores_seen
 
 
@@ -191,7 +215,7 @@ def _loss(
     grid: Tensor | None,
     recipe: Recipe,
 ) -> Tensor:
-    known, wanted = captions[:, :-1], captions[:, 1:]
+    known, wanted = captions[..., :-1], captions[..., 1:].flatten(1)
     counted = (wanted != PAD) & (wanted != UNKNOWN)
     model.train()
     with torch.autocast(known.device.type, torch.bfloat16, enabled=known.is_cuda):
@@ -249,13 +273,12 @@ def _optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.
 
 
 def _update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, step: int, steps: int, peaks: list[float]
+    optimizer: torch.optim.Optimizer, loss: Tensor, done: float, peaks: list[float]
 ) -> None:
-    """One step; the rate rises for a tenth of them and falls along a cosine."""
-    warm = max(1, steps // 10)
-    at = (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * step / steps)
+    """One step; the rate rises for a tenth of the stage and falls along a cosine."""
+    at = (done + 1e-3) / 0.1 if done < 0.1 else 0.5 + 0.5 * math.cos(math.pi * done)
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-        group["lr"] = peak * at
+        group["lr"] = peak * min(at, 1.0)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -225,21 +225,30 @@ class LightCap(nn.Module):
     def forward(
         self, known: Tensor, concepts: Tensor, scores: Tensor, grid: Tensor | None
     ) -> FusionOutput:
-        """All steps of captions at once.
+        """All steps of all captions of photos at once.
+
+        Captions of a photo stand in one sequence, share its prefix and do not see each other.
 
         Args:
-            known: [batch, steps], from `begin` on; what is predicted at a step is the next one.
+            known: [batch, captions, steps], each from `begin` on; what is predicted at a step is
+                the next token.
             concepts, scores: [batch, top]; grid: [batch, cells, channels] or None.
+
+        Returns:
+            With `captions * steps` steps.
         """
-        steps, device = known.shape[1], known.device
+        _, captions, steps = known.shape
+        device = known.device
         prefix = self.prefix_tokens(concepts, scores, grid)
-        places = torch.arange(steps, device=device)
-        asked = torch.full_like(known, self.config.mask)
-        caption = self.caption_tokens(known, places)
+        places = torch.arange(steps, device=device).repeat(captions)
+        caption = self.caption_tokens(known.flatten(1), places)
+        asked = torch.full_like(known.flatten(1), self.config.mask)
         query = self.caption_tokens(asked, places + 1)
-        causal = torch.full((steps, steps), -1e4, device=device).triu(1)
-        itself = torch.full((steps, steps), -1e4, device=device).fill_diagonal_(0)
-        nothing = torch.zeros(steps, prefix.shape[1], device=device)
+        of = torch.arange(captions, device=device).repeat_interleave(steps)
+        unseen = (of[:, None] != of[None]) | (places[:, None] < places[None])
+        causal = torch.zeros(unseen.shape, device=device).masked_fill(unseen, -1e4)
+        itself = torch.full(unseen.shape, -1e4, device=device).fill_diagonal_(0)
+        nothing = torch.zeros(len(places), prefix.shape[1], device=device)
         caption_mask = torch.cat([nothing, causal], dim=1)
         query_mask = torch.cat([nothing, causal, itself], dim=1)
         hidden, maps = [], []
@@ -251,7 +260,7 @@ class LightCap(nn.Module):
             caption, _ = layer(caption, [of_prefix, of_caption], caption_mask)
             prefix, _ = layer(prefix, [of_prefix], None)
             hidden.append(query)
-            maps.append(attention[..., :-steps].mean(dim=1))
+            maps.append(attention[..., : -len(places)].mean(dim=1))
         return FusionOutput(self.predict(query), hidden, maps)
 
     def predict(self, x: Tensor) -> Tensor:
