@@ -11,7 +11,8 @@ import inspect
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -233,35 +234,28 @@ class _TorchModel:
                     f"torch models are converted by litert-torch, which cannot be imported "
                     f"({error}); install it with: pip install 'penstock[litert-export]'"
                 ) from None
-            training = _set_training(self.module, False)
             try:
-                edge = litert_torch.convert(self.module, self.inputs)
+                with _evaluating(self.module):
+                    edge = litert_torch.convert(self.module, self.inputs)
                 return bytes(edge.model_content())
             except Exception as error:  # the library raises what it comes upon
                 raise _conversion_error(self.name, error) from None
-            finally:
-                _set_training(self.module, training)
 
     def run(self, inputs: Sequence[Any]) -> list[NDArray[Any]]:
         """Outputs in their order, of nested ones too."""
-        torch = _torch()
-        training = _set_training(self.module, False)
-        try:
-            with torch.no_grad():
-                outputs = self.module(*[tensor.clone() for tensor in inputs])
-        finally:
-            _set_training(self.module, training)
-        leaves, _ = torch.utils._pytree.tree_flatten(outputs)
+        leaves, _ = _torch().utils._pytree.tree_flatten(self._outputs(inputs))
         return [leaf.detach().cpu().numpy() for leaf in leaves]
 
     def output_names(self) -> list[str] | None:
         """Keys, where the outputs are a dict of tensors."""
-        torch = _torch()
-        with torch.no_grad():
-            outputs = self.module(*[tensor.clone() for tensor in self.inputs])
-        if isinstance(outputs, dict) and all(isinstance(v, torch.Tensor) for v in outputs.values()):
+        outputs, tensor = self._outputs(self.inputs), _torch().Tensor
+        if isinstance(outputs, dict) and all(isinstance(v, tensor) for v in outputs.values()):
             return [str(key) for key in outputs]
         return None
+
+    def _outputs(self, inputs: Sequence[Any]) -> Any:
+        with _evaluating(self.module), _torch().no_grad():
+            return self.module(*[tensor.clone() for tensor in inputs])
 
     def compared(self, file: Path) -> tuple[Gate, tuple[Metric, ...]]:
         """Outputs of the file against torch's, on the example and random inputs."""
@@ -342,15 +336,17 @@ def _torch() -> Any:
     return torch
 
 
-def _set_training(module: Any, training: bool) -> bool:
-    """Set the mode; what it was. Exported programs have none."""
-    was = bool(module.training)
-    if was != training:
-        try:
-            module.train(training)
-        except NotImplementedError:
-            return training
-    return was
+@contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """In evaluation mode, and then each part as it was. Exported programs have no mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    with suppress(NotImplementedError):
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _conversion_error(name: str, error: Exception) -> PenstockError:
