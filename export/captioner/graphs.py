@@ -101,7 +101,7 @@ def _export_encoder(source: EncoderDecoder) -> bytes:
 
     example = torch.zeros(1, 3, *source.image_size)
     outputs = layer_names(source.layers, "cross_key", "cross_value")
-    return _to_onnx(Encoder(), (example,), ["pixels"], outputs, None)
+    return to_onnx(Encoder(), (example,), ["pixels"], outputs, None)
 
 
 def _export_decoder(source: EncoderDecoder) -> bytes:
@@ -143,12 +143,13 @@ def _export_decoder(source: EncoderDecoder) -> bytes:
         *layer_names(source.layers, "cross_key", "cross_value"),
     ]
     outputs = ["logits", *layer_names(source.layers, "key", "value")]
-    return _to_onnx(Decoder(), (tokens, parents, past, cross), inputs, outputs, shapes)
+    return to_onnx(Decoder(), (tokens, parents, past, cross), inputs, outputs, shapes)
 
 
-def _to_onnx(
+def to_onnx(
     module: Any, example: tuple[Any, ...], inputs: list[str], outputs: list[str], shapes: Any
 ) -> bytes:
+    """A torch module as an ONNX model, serialized; `shapes` as `torch.export` takes them."""
     import torch
 
     with quiet_libraries(), torch.no_grad():

@@ -45,14 +45,15 @@ def quantize_graphs(graphs: Graphs) -> Int8Graphs:
     Raises:
         BackendMissingError: onnx or onnxruntime is not installed.
     """
-    encoder, encoder_precisions = _quantize(graphs.encoder)
-    decoder, decoder_precisions = _quantize(graphs.decoder)
+    encoder, encoder_precisions = quantize_graph(graphs.encoder)
+    decoder, decoder_precisions = quantize_graph(graphs.decoder)
     precisions = {f"encoder/{name}": kind for name, kind in encoder_precisions.items()}
     precisions |= {f"decoder/{name}": kind for name, kind in decoder_precisions.items()}
     return Int8Graphs(Graphs(encoder, decoder), precisions)
 
 
-def _quantize(data: bytes) -> tuple[bytes, dict[str, str]]:
+def quantize_graph(data: bytes) -> tuple[bytes, dict[str, str]]:
+    """One graph with int8 matrices and tables, and the precision of each weight by its name."""
     onnx, tools = onnx_library(), quantization()
     model = onnx.load_from_string(data)
     _plain_matmuls(onnx, model.graph)

@@ -1,4 +1,4 @@
-"""The two graphs of decoding: what a photo's tokens leave behind, and one step of a caption."""
+"""The graphs of inference: concepts, what a photo's tokens leave behind, one step of a caption."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from penstock.export.lightcap.model import (
     LightCap,
     mean_log_probabilities,
 )
+
+
+class Concepts(nn.Module):
+    """Concept extraction, as a graph."""
+
+    def __init__(self, model: LightCap) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """[1, cells, channels] -> ids and scores [1, top]."""
+        return self.model.extractor.top(grid)
 
 
 class Prefix(nn.Module):
@@ -48,22 +60,25 @@ class Step(nn.Module):
     def forward(
         self,
         tokens: Tensor,
+        parents: Tensor,
         prefix_keys: Tensor,
         prefix_values: Tensor,
         past_keys: Tensor,
         past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities [beams, vocabulary], and the token's keys and values.
+        """Log-probabilities [beams, vocabulary], and all keys and values.
 
         Args:
-            tokens: [beams], the last token of each beam.
+            tokens: [beams], the last token of each beam; parents: [beams], the row of the past
+                that each continues.
             prefix_keys, prefix_values: of `Prefix`, batch 1, or as many as beams.
-            past_keys, past_values: [layers, beams, heads, known, head width].
+            past_keys, past_values: [layers, rows, heads, known, head width].
 
         Returns:
             Log-probabilities; keys and values [layers, beams, heads, known + 1, head width].
         """
         model = self.model
+        past_keys, past_values = past_keys[:, parents], past_values[:, parents]
         known = past_keys.shape[3]
         pair = torch.stack([tokens, torch.full_like(tokens, model.config.mask)], dim=1)
         places = torch.arange(2, device=tokens.device) + known
@@ -113,9 +128,10 @@ def decode(
     shape = (config.layers, batch, config.heads, 0, config.head_width)
     keys = values = torch.zeros(shape, device=grid.device, dtype=prefix_keys.dtype)
     tokens = torch.full((batch,), config.begin, device=grid.device)
+    rows = torch.arange(batch, device=grid.device)
     going, total, found = torch.ones_like(tokens), torch.zeros_like(scores[:, 0]), []
     for _ in range(most):
-        log_probs, keys, values = step(tokens, prefix_keys, prefix_values, keys, values)
+        log_probs, keys, values = step(tokens, rows, prefix_keys, prefix_values, keys, values)
         tokens = torch.multinomial(log_probs.exp(), 1)[:, 0] if sample else log_probs.argmax(-1)
         total = total + going * log_probs.gather(1, tokens[:, None])[:, 0]
         tokens = torch.where(going == 1, tokens, config.end)

@@ -133,7 +133,7 @@ class FusionLayer(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """BERT's transform before the vocabulary; the vocabulary matrix is the embedding's."""
+    """BERT's transform before the vocabulary, whose matrix is the embedding's."""
 
     def __init__(self, config: LightCapConfig) -> None:
         super().__init__()
@@ -141,9 +141,10 @@ class PredictionHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """[..., hidden] -> logits [..., vocabulary]."""
-        return self.norm(F.gelu(self.dense(x))) @ embedding.T + self.bias
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> [..., hidden]."""
+        made: Tensor = self.norm(F.gelu(self.dense(x)))
+        return made
 
 
 @dataclass(frozen=True)
@@ -264,8 +265,16 @@ class LightCap(nn.Module):
         return FusionOutput(self.predict(query), hidden, maps)
 
     def predict(self, x: Tensor) -> Tensor:
-        """[..., hidden] -> logits [prediction heads, ..., vocabulary]."""
-        return torch.stack([head(x, self.words.weight) for head in self.prediction])
+        """[..., hidden] -> logits [prediction heads, ..., vocabulary]: one product for all."""
+        asked = torch.stack([head(x) for head in self.prediction])
+        biases = torch.stack([_bias(head) for head in self.prediction])
+        biases = biases.view(len(biases), *[1] * (x.ndim - 1), -1)
+        return F.linear(asked, self.words.weight) + biases
+
+
+def _bias(head: nn.Module) -> Tensor:
+    assert isinstance(head, PredictionHead)
+    return head.bias
 
 
 def mean_log_probabilities(logits: Tensor) -> Tensor:
