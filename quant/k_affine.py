@@ -18,11 +18,12 @@ the least weighted squared error of the decoded values:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.quant.k_scales import common_step, reciprocal, whole
+from penstock.quant.k_scales import Limits, common_step, reciprocal, whole
 from penstock.quant.super_blocks import Batch, Floats
 
 SUB_BLOCKS = 8
@@ -38,6 +39,8 @@ ROUNDS = 2
 DIVISORS = np.arange(44, 66, dtype=np.float32)
 # What to add to a scale and to its minimum.
 NEIGHBOURS = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (0, -HIGHEST)]
+CUT = (1, 2)  # how many of a super-block's largest scales its step may not reach
+CUT_GAIN = 0.8  # what matters little is not to suffer for a trifle
 HALVES = 3  # float16 numbers to either side of a fitted d
 
 
@@ -175,12 +178,46 @@ class AffineSearch:
         mean_quants = fit.quants / batch.weight_sums
         scale = np.where(fit.squares > 0, fit.scale, 0).astype(np.float32)
         least = fit.offset - self._low
-        # What a change of the scale costs, if the minimum follows where it can.
-        costs = fit.squares - np.where(least > 0, fit.quants * mean_quants, 0)
-        d, scales = common_step(batch, scale, np.maximum(costs, 0), DIVISORS, (0, HIGHEST))
-        wanted = np.maximum(least + mean_quants * (scales * batch.spread(d) - scale), 0)
-        dmin, minimums = common_step(batch, wanted, batch.weight_sums, DIVISORS, (0, HIGHEST))
-        return Parts(d, dmin, scales, minimums), mean_quants
+        # What a change of the scale costs where the minimum follows it, as far as it is not held
+        # at 0.
+        costs = np.maximum(fit.squares - fit.quants * mean_quants, 0)
+        slack = np.where(mean_quants > 0, least * reciprocal(mean_quants), np.float32(np.inf))
+        held = batch.weight_sums * mean_quants * mean_quants
+        limits = Limits(np.maximum(slack, 0).astype(np.float32), held)
+
+        def parts(d: Floats, scales: Floats) -> Parts:
+            wanted = np.maximum(least + mean_quants * (scales * batch.spread(d) - scale), 0)
+            dmin, minimums = common_step(batch, wanted, batch.weight_sums, DIVISORS, (0, HIGHEST))
+            return Parts(d, dmin, scales, minimums)
+
+        best = parts(*common_step(batch, scale, costs, DIVISORS, (0, HIGHEST), limits))
+        if batch.weights is not None:
+            self._cut_largest(best, scale, mean_quants, parts)
+        return best, mean_quants
+
+    def _cut_largest(
+        self,
+        best: Parts,
+        scale: Floats,
+        mean_quants: Floats,
+        parts: Callable[[Floats, Floats], Parts],
+    ) -> None:
+        """Take over parts that spare the others one sub-block's large scale, where that is better.
+
+        With weights, a sub-block that is wide for a value that matters little would take the
+        precision of all scales.
+        """
+        batch = self.batch
+        least = self._improve(best, mean_quants, NEIGHBOURS[:1])
+        least = batch.by_super_block(least).sum(0)
+        ordered = np.sort(batch.by_super_block(scale), axis=0)
+        for place in CUT:
+            d = batch.to_half(ordered[-1 - place] / HIGHEST)
+            cut = parts(d, whole(scale, batch.spread(d), 0, HIGHEST))
+            error = batch.by_super_block(self._improve(cut, mean_quants, NEIGHBOURS[:1])).sum(0)
+            better = error < np.float32(CUT_GAIN) * least
+            best.copy_better(cut, better, SUB_BLOCKS)
+            least = np.where(better, error, least)
 
     def _products(self, parts: Parts) -> tuple[Floats, Floats]:
         spread = self.batch.spread
@@ -197,7 +234,12 @@ class AffineSearch:
         difference: Floats = np.subtract(decoded, above, out=t)
         return difference
 
-    def _improve(self, parts: Parts, mean_quants: Floats) -> Floats:
+    def _improve(
+        self,
+        parts: Parts,
+        mean_quants: Floats,
+        neighbours: Sequence[tuple[int, int]] = tuple(NEIGHBOURS),
+    ) -> Floats:
         """Move scales and minimums of `parts` to better neighbours; returns the errors."""
         batch = self.batch
         d, dmin = batch.spread(parts.d), batch.spread(parts.dmin)
@@ -205,7 +247,7 @@ class AffineSearch:
         scales, minimums = parts.scales, parts.minimums
         least = np.full_like(scales, np.inf)
         best_scales, best_minimums = scales.copy(), minimums.copy()
-        for more, deeper in NEIGHBOURS:
+        for more, deeper in neighbours:
             trial = np.clip(scales + np.float32(more), 0, HIGHEST)
             suited = minimums * dmin + mean_quants * ((trial - scales) * d)
             minimum = whole(suited, dmin, 0, HIGHEST) + np.float32(deeper)

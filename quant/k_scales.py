@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from penstock.quant.super_blocks import Batch, Floats, extremes
@@ -18,8 +20,26 @@ def whole(wanted: Floats, steps: Floats, lowest: int, highest: int) -> Floats:
     return multiples
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What falling short of a scale costs besides, for each sub-block.
+
+    Attributes:
+        slack: by how much less than wanted costs nothing.
+        costs: of the square of what is short beyond that.
+    """
+
+    slack: Floats
+    costs: Floats
+
+
 def common_step(
-    batch: Batch, wanted: Floats, costs: Floats, divisors: Floats, bounds: tuple[int, int]
+    batch: Batch,
+    wanted: Floats,
+    costs: Floats,
+    divisors: Floats,
+    bounds: tuple[int, int],
+    limits: Limits | None = None,
 ) -> tuple[Floats, Floats]:
     """A step for each super-block, and each sub-block's multiple of it.
 
@@ -32,6 +52,7 @@ def common_step(
         costs: of a squared difference, (sub-blocks,).
         divisors: to try.
         bounds: the least and the greatest multiple.
+        limits: of multiples that come out below what is wanted.
 
     Returns:
         The steps (super-blocks,) and multiples (sub-blocks,).
@@ -40,6 +61,11 @@ def common_step(
     steps = batch.to_half(extremes(wanted) / divisors[:, None])  # (divisors, super-blocks)
     multiples = whole(wanted, steps[:, None], *bounds)  # (divisors, sub-blocks, super-blocks)
     difference = multiples * steps[:, None] - wanted
-    best = (costs * difference * difference).sum(1).argmin(0)
+    errors = costs * difference * difference
+    if limits is not None:
+        slack, costs = batch.by_super_block(limits.slack), batch.by_super_block(limits.costs)
+        short = np.maximum(-difference - slack, 0)
+        errors += costs * short * short
+    best = errors.sum(1).argmin(0)
     each = np.arange(len(best))
     return steps[best, each], np.ascontiguousarray(multiples[best, :, each].T).reshape(-1)

@@ -37,7 +37,8 @@ STEPS = {"Q4_K": 2 / 15 + 0.03, "Q5_K": 2 / 31 + 0.03, "Q6_K": 1 / 31 + 0.01}
 Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float64]]
 TENSORS: dict[str, Draw] = {
     "normal": lambda rng, shape: rng.normal(size=shape) * 0.02,
-    "heavy tails": lambda rng, shape: rng.standard_t(3, size=shape),
+    "heavy tails": lambda rng, shape: rng.standard_t(2, size=shape),
+    "very heavy tails": lambda rng, shape: np.clip(rng.standard_t(1, size=shape), -1e5, 1e5),
     "uniform": lambda rng, shape: rng.uniform(-1, 1, size=shape),
     "positive": lambda rng, shape: rng.uniform(1, 2, size=shape),
     "negative": lambda rng, shape: rng.uniform(-2, -1, size=shape),
@@ -75,11 +76,13 @@ def squared_error(
     return float((heavy * difference**2).sum())
 
 
-def drawn(tensor: str, weighting: str, seed: int) -> tuple[Floats, Floats | None]:
+def drawn(
+    tensor: str, weighting: str, seed: int, shape: tuple[int, int] = (16, 2048)
+) -> tuple[Floats, Floats | None]:
     rng = np.random.default_rng(seed)
-    values = TENSORS[tensor](rng, (16, 2048)).astype(np.float32)
+    values = TENSORS[tensor](rng, shape).astype(np.float32)
     draw = WEIGHTS[weighting]
-    return values, None if draw is None else draw(rng, 2048).astype(np.float32)
+    return values, None if draw is None else draw(rng, shape[1]).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +95,27 @@ def drawn(tensor: str, weighting: str, seed: int) -> tuple[Floats, Floats | None
 def test_the_error_is_no_greater_than_llama_cpp_s(
     ggml: ctypes.CDLL, name: str, tensor: str, weighting: str, seed: int
 ) -> None:
-    values, weights = drawn(tensor, weighting, seed)
+    values, weights = drawn(tensor, weighting, seed, (4, 1024))
+    ours = squared_error(name, ENCODERS[name](values, weights), values, weights)
+    reference = encode_with_ggml(ggml, values, weights, K_FORMATS[name])
+    assert ours <= squared_error(name, reference, values, weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "weighting", "seed"),
+    [
+        # Scales that are short by a little where no minimum can make up for it.
+        ("Q4_K", "far from zero", "even", 1005),
+        ("Q5_K", "far from zero", "uneven", 1011),
+        ("Q5_K", "far from zero", "uneven", 1020),
+        # One sub-block that is wide for values without weight.
+        ("Q4_K", "very heavy tails", "mostly zero", 1005),
+    ],
+)
+def test_blocks_that_were_once_worse(
+    ggml: ctypes.CDLL, name: str, tensor: str, weighting: str, seed: int
+) -> None:
+    values, weights = drawn(tensor, weighting, seed, (4, 1024))
     ours = squared_error(name, ENCODERS[name](values, weights), values, weights)
     reference = encode_with_ggml(ggml, values, weights, K_FORMATS[name])
     assert ours <= squared_error(name, reference, values, weights)
