@@ -138,10 +138,11 @@ class DecoderRun:
         made = self._graph.run({**fed, **self._past, **self._cross})
         logits: NDArray[np.float32] = made.pop("logits").numpy()
         wanted = (len(tokens), self._shape.vocabulary)
-        if logits.shape != wanted or not np.isfinite(logits).all():
+        floats = logits.dtype == np.float32
+        if not floats or logits.shape != wanted or not np.isfinite(logits).all():
             raise PenstockError(
-                f"{self._graph.where}: gave logits {list(logits.shape)}, expected "
-                f"{list(wanted)}, all finite; export the model again"
+                f"{self._graph.where}: gave logits {logits.dtype} {list(logits.shape)}, expected "
+                f"float32 {list(wanted)}, all finite; export the model again"
             )
         self._past = {f"past_{name}": value for name, value in made.items()}
         return logits

@@ -12,6 +12,7 @@ from penstock.errors import FormatError, PenstockError
 from penstock.loaders.captioner_file import CaptionerFile
 from penstock.loaders.onnx_file import read_onnx_bytes
 from penstock.loaders.tensor_graph import TensorSpec
+from penstock.runtime.backends.arrays import NUMPY_DTYPES, check_ports
 from penstock.runtime.backends.onnx_model import FATAL, PROVIDER, onnxruntime
 
 Values = dict[str, Any]
@@ -27,6 +28,7 @@ class MemberGraph:
 
     Raises:
         FormatError: not ONNX, damaged, or onnxruntime refuses it.
+        UnsupportedModelError: an input or output is no array of numbers.
         BackendMissingError: onnxruntime is not installed.
     """
 
@@ -34,6 +36,7 @@ class MemberGraph:
         self.where = f"{file.path}: {name}"
         data = file.read(name)
         graph = read_onnx_bytes(Path(self.where), data)
+        check_ports(Path(self.where), (*graph.inputs, *graph.outputs), NUMPY_DTYPES)
         self._ort = onnxruntime()
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads
