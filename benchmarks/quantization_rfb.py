@@ -184,7 +184,7 @@ def _contenders(source: Path, data: Dataset, count: int) -> list[tuple[str, str,
     def cleaned(out: Path) -> None:
         export_onnx(source, out, threads=1)
 
-    contenders = [("penstock", "float, cleaned", cleaned)]
+    contenders: list[tuple[str, str, Write]] = [("penstock", "float, cleaned", cleaned)]
     contenders += [("penstock", recipe, ours(recipe)) for recipe in RECIPES]
     contenders.append(("penstock", f"mix of at most {MIX_BYTES} bytes", mix))
     for method in ("MinMax", "Percentile", "Entropy"):
