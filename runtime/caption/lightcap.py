@@ -1,0 +1,185 @@
+"""LightCap-style captioners: what runs on the device (arXiv 2212.08985).
+
+    photo -> encoder -> grid -> concepts -> prefix -> decoder, token by token
+
+`penstock.export.lightcap.graphs` describes the four graphs. Arrays between them stay onnxruntime's
+own; which beam continues which is an input of the decoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import FormatError, PenstockError
+from penstock.loaders.captioner_file import CaptionerFile
+from penstock.runtime.caption.captioner import Concept, Times
+from penstock.runtime.caption.manifest import Section, generation_options, image_input
+from penstock.runtime.caption.member_graph import MemberGraph, Values
+from penstock.runtime.caption.preprocess import prepare
+
+VOCABULARY, CONCEPTS = "vocab.txt", "concepts.txt"
+PREFIX = ("prefix_keys", "prefix_values")
+
+
+@dataclass(frozen=True)
+class FusionShape:
+    """The section `fusion` of the manifest.
+
+    Attributes:
+        head_width: numbers of one head's key.
+        begin: the token that stands before a caption.
+        positions: tokens that the graph has places for.
+    """
+
+    layers: int
+    heads: int
+    head_width: int
+    vocabulary: int
+    concepts: int
+    begin: int
+    positions: int
+
+
+class LightCapNetwork:
+    """See `penstock.runtime.caption.captioner.CaptionNetwork`."""
+
+    def __init__(self, file: CaptionerFile, threads: int) -> None:
+        self._image = image_input(file)
+        self.shape = fusion_shape(file)
+        self._pieces = _lines(file, VOCABULARY, self.shape.vocabulary)
+        self._names = _lines(file, CONCEPTS, self.shape.concepts)
+        self._encoder = MemberGraph(file, "encoder.onnx", threads)
+        self._encoder.expect(("pixels",), ("grid",))
+        self._concepts = MemberGraph(file, "concepts.onnx", threads)
+        self._concepts.expect(("grid",), ("concepts", "scores"))
+        self._prefix = MemberGraph(file, "prefix.onnx", threads)
+        self._prefix.expect(("concepts", "scores", "grid"), PREFIX)
+        self._decoder = MemberGraph(file, "decoder.onnx", threads)
+        self._decoder.expect(
+            ("tokens", "parents", *PREFIX, "past_keys", "past_values"),
+            ("log_probabilities", "keys", "values"),
+        )
+
+    def see(self, image: NDArray[np.uint8]) -> tuple[LightCapRun, tuple[Concept, ...], Times]:
+        """Prepare a photo, encode it, find its concepts, and fuse both."""
+        begin = perf_counter()
+        pixels = self.pixels(image)
+        ready = perf_counter()
+        grid = self.grid(pixels)
+        seen = perf_counter()
+        found = self._concepts.run({"grid": grid})
+        known = perf_counter()
+        prefix = self._prefix.run({**found, "grid": grid})
+        done = perf_counter()
+        times = Times(
+            preprocess_ms=(ready - begin) * 1000,
+            encoder_ms=(seen - ready) * 1000,
+            concepts_ms=(known - seen) * 1000,
+            prefix_ms=(done - known) * 1000,
+        )
+        return LightCapRun(self._decoder, self.shape, prefix), self._named(found), times
+
+    def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A photo as the encoder's input [1, 3, side, side]."""
+        return prepare(image, self._image)
+
+    def grid(self, pixels: NDArray[np.float32]) -> object:
+        """The visual features of what `pixels` gave, as onnxruntime's value."""
+        return self._encoder.run({"pixels": self._encoder.value(pixels)})["grid"]
+
+    def text(self, tokens: tuple[int, ...]) -> str:
+        """The words that the pieces spell."""
+        text = " ".join(self._pieces[token] for token in tokens)
+        return text.replace(" ##", "").replace(" ' ", "'").strip()
+
+    def close(self) -> None:
+        """Give the memory back."""
+        del self._encoder, self._concepts, self._prefix, self._decoder
+
+    def _named(self, found: Values) -> tuple[Concept, ...]:
+        ids, scores = found["concepts"].numpy().ravel(), found["scores"].numpy().ravel()
+        if ids.size != scores.size or not ((ids >= 0) & (ids < len(self._names))).all():
+            raise PenstockError(
+                f"{self._concepts.where}: gave concepts outside 0 to {len(self._names) - 1}; "
+                "export the model again"
+            )
+        return tuple(
+            Concept(self._names[i], float(score)) for i, score in zip(ids, scores, strict=True)
+        )
+
+
+class LightCapRun:
+    """A decoder that has seen a photo; see `penstock.runtime.caption.beam_search.StepModel`."""
+
+    def __init__(self, graph: MemberGraph, shape: FusionShape, prefix: Values) -> None:
+        self._graph = graph
+        self._shape = shape
+        self._prefix = prefix
+        self._past: Values = {}
+
+    def begin(self) -> NDArray[np.float32]:
+        """Log-probabilities [vocabulary] of the first token."""
+        shape = self._shape
+        nothing = np.zeros((shape.layers, 1, shape.heads, 0, shape.head_width), np.float32)
+        empty = self._graph.value(nothing)
+        self._past = {"past_keys": empty, "past_values": empty}
+        first: NDArray[np.float32] = self.step(np.array([shape.begin]), np.zeros(1, np.int64))[0]
+        return first
+
+    def step(self, tokens: NDArray[np.int64], parents: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Log-probabilities [beams, vocabulary] of the token after `tokens`."""
+        fed = {"tokens": self._graph.value(tokens), "parents": self._graph.value(parents)}
+        made = self._graph.run({**fed, **self._prefix, **self._past})
+        scores: NDArray[np.float32] = made["log_probabilities"].numpy()
+        wanted = (len(tokens), self._shape.vocabulary)
+        if scores.shape != wanted or np.isnan(scores).any():
+            raise PenstockError(
+                f"{self._graph.where}: gave log-probabilities {list(scores.shape)}, expected "
+                f"{list(wanted)} without NaN; export the model again"
+            )
+        self._past = {"past_keys": made["keys"], "past_values": made["values"]}
+        return scores
+
+
+def fusion_shape(file: CaptionerFile) -> FusionShape:
+    """The section `fusion`, checked.
+
+    Raises:
+        FormatError: a value is missing, of the wrong type, or out of range.
+    """
+    section = Section(file, "fusion")
+    vocabulary = section.integer("vocabulary", 2, 1 << 20)
+    shape = FusionShape(
+        layers=section.integer("layers", 1, 256),
+        heads=section.integer("heads", 1, 1024),
+        head_width=section.integer("head_width", 1, 1 << 14),
+        vocabulary=vocabulary,
+        concepts=section.integer("concepts", 1, 1 << 20),
+        begin=section.integer("begin", 0, vocabulary - 1),
+        positions=section.integer("positions", 2, 1 << 16),
+    )
+    options = generation_options(file)
+    if options.end >= vocabulary:
+        raise FormatError(f"{file.path}: captioner.json: generation.end is not below {vocabulary}")
+    most = Section(file, "generation").integer("most_tokens", 1, 1024, 64)
+    if most >= shape.positions:
+        raise FormatError(
+            f"{section.where}.positions is {shape.positions}, too few for captions of {most} tokens"
+        )
+    return shape
+
+
+def _lines(file: CaptionerFile, name: str, count: int) -> list[str]:
+    try:
+        lines = file.read(name).decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{file.path}: member '{name}' is not UTF-8: {error}") from None
+    if len(lines) != count:
+        raise FormatError(
+            f"{file.path}: member '{name}' has {len(lines)} lines, captioner.json says {count}"
+        )
+    return lines
