@@ -116,11 +116,12 @@ def _int8_embeddings(onnx: Any, graph: Any) -> dict[str, str]:
             continue
         name, ids, rows = node.input[0], node.input[1], f"{node.output[0]}.int8"
         head, scales = f"{name}{HEAD}_quantized", f"{name}{HEAD}_scale"
-        if head in weights:
+        axes = _axes(graph, ids)
+        if axes and _is_symmetric(onnx, weights, name):
             # [width, vocabulary]: rows of the table are its columns
-            columns = f"{rows}.columns"
+            columns, order = f"{rows}.columns", [*range(1, axes + 1), 0]
             nodes.append(helper.make_node("Gather", [head, ids], [columns], axis=1))
-            nodes.append(helper.make_node("Transpose", [columns], [rows], perm=[1, 2, 0]))
+            nodes.append(helper.make_node("Transpose", [columns], [rows], perm=order))
         else:
             stored, scale = quantize_rows(onnx.numpy_helper.to_array(table))
             scales = f"{name}_scale"
@@ -164,6 +165,22 @@ def _is_embedding(onnx: Any, node: Any, table: Any) -> bool:
         and table.dims[0] * table.dims[1] >= LEAST_EMBEDDING
         and _attribute(onnx, node, "axis", 0) == 0
     )
+
+
+def _is_symmetric(onnx: Any, weights: dict[str, Any], name: str) -> bool:
+    """Whether the table is an int8 output matrix as well, its numbers scale * stored."""
+    zero_points = weights.get(f"{name}{HEAD}_zero_point")
+    if f"{name}{HEAD}_quantized" not in weights or zero_points is None:
+        return False
+    return not onnx.numpy_helper.to_array(zero_points).any()
+
+
+def _axes(graph: Any, name: str) -> int:
+    """How many axes a value has; 0 where the graph does not say."""
+    for value in (*graph.input, *graph.value_info):
+        if value.name == name:
+            return len(value.type.tensor_type.shape.dim)
+    return 0
 
 
 def _attribute(onnx: Any, node: Any, name: str, default: Any) -> Any:

@@ -57,6 +57,8 @@ class VitGpt2Graphs:
     def decode(
         self, tokens: Tensor, past: list[KeyValue], cross: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
+        import torch
+
         gpt2 = self.model.decoder.transformer
         places, later = token_places(tokens, past)
         states = gpt2.wte(tokens) + gpt2.wpe(places.unsqueeze(0))
@@ -72,7 +74,10 @@ class VitGpt2Graphs:
             states = states + _conv1d(look.c_proj, cross_attention(query, image, look.scaling))
             wide = block.mlp.act(_conv1d(block.mlp.c_fc, block.ln_2(states)))
             states = states + _conv1d(block.mlp.c_proj, wide)
-        return self.model.decoder.lm_head(gpt2.ln_f(states[:, -1])), present
+        # As a Gemm its matrix is the embedding itself, which the file then holds once.
+        head = self.model.decoder.lm_head
+        nothing = torch.zeros(self.vocabulary)
+        return torch.nn.functional.linear(gpt2.ln_f(states[:, -1]), head.weight, nothing), present
 
     @property
     def _blocks(self) -> Any:

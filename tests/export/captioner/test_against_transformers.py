@@ -167,6 +167,21 @@ def test_int8_is_close_and_smaller(made: Made, images: Images) -> None:
     assert len(floats) == 1 and "patch_embedding" in floats[0]
 
 
+def test_an_embedding_that_is_the_output_matrix_too_is_stored_once(made: Made) -> None:
+    import onnx
+
+    for path, kind in ((made.plain, onnx.TensorProto.FLOAT), (made.int8, onnx.TensorProto.INT8)):
+        with CaptionerFile(path) as file:
+            decoder = onnx.load_from_string(file.read("decoder.onnx"))
+            vocabulary = file.manifest["decoder"]["vocabulary"]
+        tables = [
+            tensor
+            for tensor in decoder.graph.initializer
+            if len(tensor.dims) == 2 and vocabulary in tensor.dims
+        ]
+        assert [tensor.data_type for tensor in tables] == [kind]
+
+
 def test_a_caption_is_text_without_prompt_and_special_tokens(made: Made, images: Images) -> None:
     from penstock.runtime.caption.captioner import load_captioner
 
