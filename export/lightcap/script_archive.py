@@ -76,13 +76,6 @@ class Module:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Call:
-    """A call that is not made, such as of the functions that mark the type of a list."""
-
-    of: object
-
-
 class ScriptArchive:
     """One file. Raises FormatError when it is damaged or not a TorchScript archive."""
 
@@ -270,8 +263,8 @@ def _made(function: object, arguments: object) -> object:
         return TensorView(storage, _whole(offset), sizes, steps)
     if function == Name("collections", "OrderedDict") and arguments == ():
         return {}
-    if function.module == "torch.jit._pickle":  # lists that say what they are of
-        return arguments[0] if arguments else Call(function)
+    if function.module == "torch.jit._pickle" and arguments:  # lists that say what they are of
+        return arguments[0]
     raise ValueError(f"a call of {function.module}.{function.name}, which is not made here")
 
 
