@@ -28,17 +28,25 @@ from penstock.export.onnx.quantize import (
     quantize_onnx,
     serialized,
 )
-from penstock.export.onnx.torch_model import TorchModel, TorchSource, set_training, torch_source
+from penstock.export.onnx.torch_model import (
+    Examples,
+    TorchModel,
+    TorchSource,
+    set_training,
+    torch_source,
+)
 from penstock.export.precision_search import PrecisionSearch
 from penstock.export.quantize import DataPaths
 from penstock.export.report import ProgressCallback
 from penstock.loaders.cores import usable_cores
 from penstock.loaders.onnx_file import read_onnx
 from penstock.loaders.partial_file import partial_file
+from penstock.loaders.tensor_graph import TensorSpec
 
 OPSET = 20
 SAME_DB = 80.0
 """Of a file that computes what its source does: rounding of float32 is at about 120."""
+SAME = "computes the same"  # the gate
 DEFAULT_RECIPE = "static-int8"
 
 
@@ -95,13 +103,14 @@ def export_onnx(
         if path is not None and path.suffix.lower() == ".onnx":
             name, nbytes, original = str(path), read_onnx(path).size, path
             opened: Open = open_onnx
+            examples = None
         else:
             torch_model = _torch_source(source, path, example_inputs, input_names)
             original = Path(folder) / "float.onnx"
             with clock("export"):
                 _convert(torch_model, original, output_names, dynamic_shapes, opset)
             name, nbytes = torch_model.name, torch_model.nbytes
-            opened = _opener(torch_model, original)
+            opened, examples = _opener(torch_model, original), Examples(torch_model)
         with clock("preparation"):
             prepared = prepare_model(original, opset)
         content = serialized(without_shapes(prepared.model), out)
@@ -118,7 +127,7 @@ def export_onnx(
             seconds=clock.seconds,
         )
         cleaned = out if recipe is None else Path(folder) / "cleaned.onnx"
-        given = evaluation or calibration or synthetic(graph.inputs, NOISE_SAMPLES)
+        given: Dataset = evaluation or calibration or examples or _noise(graph.inputs)
         with partial_file(cleaned) as (handle, written):
             handle.write(content)
             handle.flush()
@@ -131,7 +140,12 @@ def export_onnx(
         if recipe is None:
             return report
         quantized = quantize_onnx(
-            cleaned, out, recipe, calibration=calibration, evaluation=evaluation, **keywords
+            cleaned,
+            out,
+            recipe,
+            calibration=calibration,
+            evaluation=evaluation or (examples if calibration is None else None),
+            **keywords,
         )
     return replace(
         quantized,
@@ -142,7 +156,8 @@ def export_onnx(
     )
 
 
-SAME = "computes the same"
+def _noise(inputs: tuple[TensorSpec, ...]) -> Dataset:
+    return synthetic(inputs, NOISE_SAMPLES)
 
 
 def _checked(

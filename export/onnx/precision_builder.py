@@ -10,10 +10,9 @@ from penstock.export.mixed_precision import FLOAT, WeightedLayer
 from penstock.export.onnx.int8 import dynamic_int8, static_int8
 from penstock.export.onnx.preparation import PreparedModel, without_shapes
 from penstock.export.onnx.recipe import OnnxRecipe
-from penstock.export.onnx.weight_only import weight_only
+from penstock.export.onnx.weight_only import OPERATORS, weight_only
 from penstock.quant.observers import ValueRange
 
-INT4_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 BITS = {"int8": 8, "int4": 4}
 
 
@@ -82,9 +81,9 @@ class OnnxPrecisionBuilder:
         return weight_only(self.prepared, dict.fromkeys(layers, "int8"))
 
     def _offered(self, operator: str) -> list[str]:
-        if operator in INT4_LAYERS:
+        if operator in OPERATORS:
             return ["int8", "int4"]
-        return ["int8"] if self.recipe.kind != "static-int8" or operator == "Gather" else []
+        return ["int8"] if self.recipe.kind == "dynamic-int8" else []
 
     def _stored(self, parameters: int, channels: int, precision: str) -> int:
         scales = 1 if precision == "int8" and not self._per_channel else channels

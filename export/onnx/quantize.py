@@ -33,7 +33,7 @@ from penstock.export.onnx.preparation import (
 )
 from penstock.export.onnx.processor import saturation_note
 from penstock.export.onnx.recipe import OnnxRecipe, parse_recipe
-from penstock.export.onnx.weight_only import weight_only
+from penstock.export.onnx.weight_only import OPERATORS, weight_only
 from penstock.export.precision_search import (
     Found,
     PrecisionSearch,
@@ -169,7 +169,8 @@ class _Job:
             if recipe.bits_of_blocks:
                 return block_weights(prepared, recipe, self.calibration), found
             form = recipe.kind.removeprefix("weight-")
-            return weight_only(prepared, {x.name: form for x in prepared.layers}), found
+            chosen = {x.name: form for x in prepared.layers if x.operator in OPERATORS}
+            return weight_only(prepared, chosen), found
 
     def _search(self, builder: OnnxPrecisionBuilder, search: PrecisionSearch) -> Found:
         data, notes = search_data(search, self.calibration, self.evaluation, self.noise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import BackendMissingError, PenstockError, UsageError
+from penstock.export.dataset import Sample
 from penstock.loaders.tensor_graph import TensorSpec
 from penstock.runtime.backends.arrays import check_inputs, finish_outputs
+
+NOISY_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,32 @@ def torch_source(
     if len(names) != len(tensors) or len(set(names)) < len(names):
         raise UsageError(f"{len(tensors)} example inputs for the inputs {', '.join(names)}")
     return TorchSource(program, module, name or type(program).__name__, tensors, names)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The example inputs, then normal noise of their shapes in place of their floats, as a
+    `Dataset`."""
+
+    source: TorchSource
+
+    name = "the example inputs and noise of their shapes"
+    labels = None
+
+    def __len__(self) -> int:
+        return 1 + NOISY_EXAMPLES
+
+    def samples(self, limit: int | None = None) -> Iterator[Sample]:
+        given = [tensor.numpy() for tensor in self.source.inputs]
+        for index in range(len(self) if limit is None else min(limit, len(self))):
+            rng = np.random.default_rng(index)
+            arrays = [
+                rng.normal(size=a.shape).astype(a.dtype) if index and a.dtype.kind == "f" else a
+                for a in given
+            ]
+            yield Sample(
+                f"example[{index}]", dict(zip(self.source.input_names, arrays, strict=True))
+            )
 
 
 class TorchModel:

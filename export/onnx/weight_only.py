@@ -18,6 +18,8 @@ from penstock.export.onnx.layers import Layer
 from penstock.export.onnx.libraries import onnx_library
 from penstock.export.onnx.preparation import PreparedModel
 
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Not Gather: all of a table would be unpacked in every run."""
 LARGEST = {"int8": 127, "int4": 7}
 CLIPS = np.linspace(0.55, 1.0, 19)
 """Shares of a channel's largest magnitude that are tried as the end of the range."""

@@ -45,7 +45,12 @@ def _coarser(counts: NDArray[np.int64], width: float) -> tuple[NDArray[np.float6
     while len(counts) > _BINS:
         counts = np.add.reduceat(counts, np.arange(0, len(counts), 2))
         width *= 2
-    return counts.astype(np.float64), width
+    smooth = counts.astype(np.float64)
+    if len(smooth) > 1:
+        # Zeros, half of all values behind a ReLU, are exact in every range: they say nothing of
+        # which is best, and would outweigh what does.
+        smooth[0] = smooth[1]
+    return smooth, width
 
 
 def _best(counts: NDArray[np.float64], levels: int) -> int:

@@ -86,6 +86,14 @@ def test_entropy_keeps_what_fits_the_levels() -> None:
     assert made.low == 0 and made.high == 255
 
 
+def test_zeros_say_nothing() -> None:
+    """However many zeros a ReLU makes, the range is that of the other values."""
+    rng = np.random.default_rng(4)
+    values = np.abs(rng.normal(size=50_000)).astype(np.float32)
+    zeros = np.zeros(500_000, np.float32)
+    assert entropy_range(filled(values)) == entropy_range(filled(np.append(values, zeros)))
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_values_of_one_sign_use_all_levels(sign: int) -> None:
     rng = np.random.default_rng(2)
@@ -103,6 +111,7 @@ def test_entropy_finds_the_least_divergence_of_its_candidates() -> None:
     histogram = filled(values, 2048)
     counts = histogram.counts[: np.flatnonzero(histogram.counts)[-1] + 1].astype(float)
     assert histogram.first == 0
+    counts[0] = counts[1]  # zeros say nothing
 
     def divergence(kept: int) -> float:
         inside = counts[:kept]
