@@ -79,32 +79,38 @@ def test_layers(package: str) -> None:
     assert wrong == []
 
 
-@cache
-def is_network(path: Path) -> bool:
-    """Whether a file of the export defines torch modules: a class has its base when it is made."""
-    classes = [
-        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
-    ]
+def defines_networks(path: Path) -> bool:
+    """Whether a file defines torch modules: a class has its base when it is made."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     return any(ast.unparse(base) == "nn.Module" for node in classes for base in node.bases)
 
 
 @cache
-def networks() -> set[str]:
-    """Modules that import torch with themselves, so that others import them inside functions."""
-    found = [path.relative_to(ROOT) for path in sources("export") if is_network(path)]
-    return {".".join(("penstock", *path.with_suffix("").parts)) for path in found}
+def torch_files() -> dict[str, Path]:
+    """Modules of the export that bring torch with them when they are imported, which others do
+    inside functions: those that define networks, and those that work on them."""
+    names = {
+        ".".join(("penstock", *path.relative_to(ROOT).with_suffix("").parts)): path
+        for path in sources("export")
+    }
+    early = {name: {m for m, now in imports(path) if now} for name, path in names.items()}
+    found = {name for name, path in names.items() if defines_networks(path)}
+    while more := {name for name in names if early[name] & found} - found:
+        found |= more
+    return {name: names[name] for name in found}
 
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_extras_are_imported_where_they_are_used(package: str) -> None:
-    torch_files, wrong = networks(), []
+    wrong = []
     for path in sources(package):
-        needs_torch = package == "export" and is_network(path)
+        with_torch = path in torch_files().values()
         for module, early in imports(path):
             top = module.split(".")[0]
             ours = top == "penstock" or top in sys.stdlib_module_names or top in PLAIN
-            heavy = module in torch_files or not ours
-            known = needs_torch and top in {"torch", "penstock"}
+            heavy = module in torch_files() or not ours
+            known = with_torch and top in {"torch", "penstock"}
             if (early and heavy and not known) or top in NEVER.get(package, set()):
                 wrong.append(f"{path.relative_to(ROOT)} imports {module}")
     assert wrong == []

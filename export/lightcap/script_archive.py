@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,6 +170,12 @@ def unpack(data: bytes) -> object:
     Raises:
         ValueError, TypeError, KeyError, IndexError: it is damaged, or wants something else.
     """
+    with warnings.catch_warnings():  # of instructions that torch does not write, before we refuse
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _follow(data)
+
+
+def _follow(data: bytes) -> object:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, object] = {}

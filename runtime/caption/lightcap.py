@@ -102,10 +102,12 @@ class LightCapNetwork:
 
     def _named(self, found: Values) -> tuple[Concept, ...]:
         ids, scores = found["concepts"].numpy().ravel(), found["scores"].numpy().ravel()
-        if ids.size != scores.size or not ((ids >= 0) & (ids < len(self._names))).all():
+        good = ids.dtype == np.int64 and scores.dtype == np.float32 and ids.size == scores.size
+        if not good or not ((ids >= 0) & (ids < len(self._names)) & np.isfinite(scores)).all():
             raise PenstockError(
-                f"{self._concepts.where}: gave concepts outside 0 to {len(self._names) - 1}; "
-                "export the model again"
+                f"{self._concepts.where}: gave concepts {ids.dtype} {list(ids.shape)} with scores "
+                f"{scores.dtype} {list(scores.shape)}; expected as many int64 from 0 to "
+                f"{len(self._names) - 1} as finite float32; export the model again"
             )
         return tuple(
             Concept(self._names[i], float(score)) for i, score in zip(ids, scores, strict=True)
@@ -136,10 +138,12 @@ class LightCapRun:
         made = self._graph.run({**fed, **self._prefix, **self._past})
         scores: NDArray[np.float32] = made["log_probabilities"].numpy()
         wanted = (len(tokens), self._shape.vocabulary)
-        if scores.shape != wanted or np.isnan(scores).any():
+        floats = scores.dtype == np.float32
+        if not floats or scores.shape != wanted or np.isnan(scores).any():
             raise PenstockError(
-                f"{self._graph.where}: gave log-probabilities {list(scores.shape)}, expected "
-                f"{list(wanted)} without NaN; export the model again"
+                f"{self._graph.where}: gave log-probabilities {scores.dtype} "
+                f"{list(scores.shape)}, expected float32 {list(wanted)} without NaN; export the "
+                "model again"
             )
         self._past = {"past_keys": made["keys"], "past_values": made["values"]}
         return scores

@@ -155,6 +155,7 @@ def test_a_tensor_made_by_hand(archive: Path, tmp_path: Path) -> None:
         (b"ctorch._utils\n_rebuild_tensor_v2\n(tR", "not enough values"),
         (b"cos\nsystem\n(ib)", "."),
         (b"\x93", "STACK_GLOBAL"),
+        (b"S'\\h'\n", "the instruction STRING"),
         (b"}" * 3, "to odd entries"),
     ],
 )

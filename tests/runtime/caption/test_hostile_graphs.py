@@ -162,3 +162,122 @@ def test_weights_outside_of_the_file(tmp_path: Path, location: str) -> None:
     path = captioner(tmp_path / "x.captioner", encoder_onnx=data, decoder_onnx=decoder("FLOAT"))
     with pytest.raises(FormatError, match="x.captioner: encoder.onnx: .*(inside|beside)"):
         caption(path)
+
+
+# ---------------------------------------------------------------- LightCap
+
+LIGHTCAP = {
+    **MANIFEST,
+    "architecture": "lightcap",
+    "fusion": {
+        "layers": 1, "heads": 1, "head_width": 2, "vocabulary": VOCABULARY, "concepts": 3,
+        "begin": 0, "positions": 80,
+    },
+}  # fmt: skip
+WORDS = b"begin\na\ncat\nsat\nend\n"
+
+
+def constant(name: str, kind: str, values: list[float]) -> Any:
+    from onnx import TensorProto, helper
+
+    number = getattr(TensorProto, kind)
+    made: list[Any] = [f"{v}".encode() for v in values] if kind == "STRING" else values
+    tensor = helper.make_tensor(name, number, [1, len(values)], made)
+    return helper.make_node("Constant", [], [name], value=tensor)
+
+
+def lightcap(path: Path, concepts: tuple[str, list[float]], scores: tuple[str, list[float]],
+             logits: tuple[str, list[float]]) -> Path:  # fmt: skip
+    """A captioner whose graphs give these constants, whatever the photo."""
+    from onnx import TensorProto, helper
+
+    def floats(*names: str) -> list[Any]:
+        return [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names]
+
+    def of(kind: str, name: str, shape: list[None] | None = None) -> Any:
+        return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+
+    identity = [helper.make_node("Identity", ["pixels"], ["grid"])]
+    found = [constant("concepts", *concepts), constant("scores", *scores)]
+    prefix = [helper.make_node("Identity", ["grid"], [f"prefix_{n}"]) for n in ("keys", "values")]
+    kept = [helper.make_node("Identity", [f"past_{n}"], [n]) for n in ("keys", "values")]
+    pasts = ("prefix_keys", "prefix_values", "past_keys", "past_values")
+    members = {
+        "encoder.onnx": onnx_bytes(identity, floats("pixels"), floats("grid")),
+        "concepts.onnx": onnx_bytes(
+            found, floats("grid"), [of(concepts[0], "concepts"), of(scores[0], "scores")]
+        ),
+        "prefix.onnx": onnx_bytes(
+            prefix,
+            [of(concepts[0], "concepts"), of(scores[0], "scores"), *floats("grid")],
+            floats("prefix_keys", "prefix_values"),
+        ),
+        "decoder.onnx": onnx_bytes(
+            [constant("log_probabilities", *logits), *kept],
+            [of("INT64", "tokens"), of("INT64", "parents"), *floats(*pasts)],
+            [of(logits[0], "log_probabilities"), *floats("keys", "values")],
+        ),
+        "vocab.txt": WORDS,
+        "concepts.txt": b"cat\ndog\nsofa\n",
+    }
+    write_captioner(path, LIGHTCAP, members)
+    return path
+
+
+SCORES = ("FLOAT", [0.9, 0.5])
+LOGITS = ("FLOAT", [-9.0, -2.0, -1.0, -3.0, -4.0])
+
+
+def test_the_tiny_lightcap_works(tmp_path: Path) -> None:
+    path = lightcap(tmp_path / "x.captioner", ("INT64", [2, 0]), SCORES, LOGITS)
+    with load_captioner(path, threads=1) as loaded:
+        made = loaded.caption(np.zeros((9, 9, 3), np.uint8), beams=1)
+    assert made.text == "cat cat cat"
+    assert [(c.name, round(c.score, 3)) for c in made.concepts] == [("sofa", 0.9), ("cat", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("concepts", "scores"),
+    [
+        (("INT64", [3, 0]), SCORES),
+        (("INT64", [-1, 0]), SCORES),
+        (("INT64", [1]), SCORES),
+        (("FLOAT", [1, 0]), SCORES),
+        (("BOOL", [1, 0]), SCORES),
+        (("INT64", [2, 0]), ("BOOL", [1, 0])),
+        (("INT64", [2, 0]), ("FLOAT", [float("nan"), 0])),
+        (("INT64", [2, 0]), ("FLOAT", [float("inf"), 0])),
+    ],
+)
+def test_concepts_that_are_none(
+    tmp_path: Path, concepts: tuple[str, list[float]], scores: tuple[str, list[float]]
+) -> None:
+    path = lightcap(tmp_path / "x.captioner", concepts, scores, LOGITS)
+    with pytest.raises(PenstockError, match="concepts.onnx: gave concepts .* from 0 to 2"):
+        caption(path)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        ("FLOAT", [float("nan"), 0, 0, 0, 0]),
+        ("FLOAT", [0, 0, 0, 0]),
+        ("INT64", [-9, -2, -1, -3, -4]),
+        ("BOOL", [0, 1, 0, 0, 0]),
+        ("DOUBLE", [-9, -2, -1, -3, -4]),
+    ],
+)
+def test_log_probabilities_that_are_none(tmp_path: Path, logits: tuple[str, list[float]]) -> None:
+    path = lightcap(tmp_path / "x.captioner", ("INT64", [2, 0]), SCORES, logits)
+    with pytest.raises(PenstockError, match="decoder.onnx: gave log-probabilities"):
+        caption(path)
+
+
+@pytest.mark.parametrize("value", [-float("inf"), float("inf")])
+def test_captions_of_nothing_likely_come_to_an_end(tmp_path: Path, value: float) -> None:
+    logits = ("FLOAT", [value] * VOCABULARY)
+    path = lightcap(tmp_path / "x.captioner", ("INT64", [2, 0]), SCORES, logits)
+    with load_captioner(path, threads=1) as loaded:
+        for beams in (1, 3):
+            made = loaded.caption(np.zeros((9, 9, 3), np.uint8), beams=beams)
+            assert made.tokens <= 3
