@@ -49,6 +49,7 @@ def exported(module: Any, torch: Any, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+@pytest.mark.slow  # torch, and its exporter
 def test_a_module_computes_the_same(module: Any, torch: Any, exported: Path) -> None:
     image = np.random.default_rng(3).normal(size=(1, 3, 8, 8)).astype(np.float32)
     net = module.eval()
@@ -100,6 +101,7 @@ def test_floors_of_a_float_file(conv_model: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # transformers
 def test_an_image_classifier_of_a_folder(torch: Any, onnx: Any, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     config = transformers.ViTConfig(

@@ -21,6 +21,7 @@ from penstock.export.onnx.recipe import parse_recipe
 from penstock.export.onnx.weight_only import CLIPS, pack_int4, quantize_channels
 from penstock.export.precision_search import PrecisionSearch
 from penstock.loaders.onnx_file import read_onnx
+from penstock.runtime.backends.open_model import open_model
 from tests.export.onnx.conftest import Make
 
 
@@ -102,6 +103,25 @@ def test_a_target_size_is_kept(conv_model: Path, samples: Make, tmp_path: Path) 
             conv_model, tmp_path / "none.onnx", "weight-int8", search=PrecisionSearch(max_drop=0.1)
         )
     assert not (tmp_path / "none.onnx").exists()
+
+
+def test_a_greatest_drop_is_kept(conv_model: Path, samples: Make, tmp_path: Path) -> None:
+    plain = samples(conv_model, 20, seed=5)
+    with open_model(conv_model, threads=1) as model:
+        labels = [int(model.run(s.arrays)["scores"].argmax()) for s in plain.samples()]
+    data = samples(conv_model, 20, seed=5, labels=np.array(labels))
+    report = quantize_onnx(
+        conv_model,
+        tmp_path / "mix.onnx",
+        "weight-int8",
+        evaluation=data,
+        search=PrecisionSearch(max_drop=0.1),
+        threads=1,
+    )
+    accuracy = report.metric("accuracy")
+    assert accuracy.before == 1 and accuracy.after >= 0.9
+    assert any("chosen on the data that it is reported on" in note for note in report.notes)
+    assert report.ratio > 2 and "int4" in report.precisions.values()
 
 
 def test_int4_scales_are_the_best_of_those_tried() -> None:

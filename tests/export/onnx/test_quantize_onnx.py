@@ -22,6 +22,7 @@ from penstock.loaders.onnx_file import read_onnx
 from penstock.runtime.backends.open_model import open_model
 from penstock.runtime.backends.tiny_models import onnx_model, onnx_value
 from tests.export.onnx.conftest import CLASSES, Make
+from tests.runtime.backends.damage_child import damaged
 
 CONV_LAYERS = {"c1", "c2", "c3", "g"}
 
@@ -220,6 +221,21 @@ def test_damaged_sources(conv_model: Path, tmp_path: Path, cut: int) -> None:
     with pytest.raises(FormatError, match="broken.onnx"):
         quantize_onnx(broken, tmp_path / "small.onnx", "dynamic-int8")
     assert not (tmp_path / "small.onnx").exists()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_damaged_copies_are_refused_or_quantized(
+    conv_model: Path, samples: Make, tmp_path: Path, seed: int
+) -> None:
+    copy, out = tmp_path / "copy.onnx", tmp_path / "small.onnx"
+    copy.write_bytes(damaged(conv_model.read_bytes(), seed))
+    recipe = ("static-int8", "dynamic-int8", "weight-int4")[seed % 3]
+    try:
+        report = quantize_onnx(copy, out, recipe, calibration=samples(conv_model, 2), threads=1)
+    except PenstockError as error:
+        assert str(error) and not out.exists()
+    else:
+        assert report.passed and out.exists()
 
 
 @pytest.mark.usefixtures("onnx")
