@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -132,7 +133,7 @@ def repaired_model(source: Path) -> RepairedModel:
         FormatError, StorageError, BackendMissingError.
     """
     graph, objects = read_model(source)
-    notes = repair(objects, graph)
+    notes = (*repair(objects, graph), *_attached(source))
     names = [layer.name for layer in weight_layers(objects)]
     precisions = dict(zip(names, _precisions(objects), strict=True))
     if FLOAT not in precisions.values():
@@ -236,8 +237,9 @@ class _Job:
         """Write, check, and keep or refuse."""
         data, notes = self.report_data()
         before = self.model.precisions
-        after = _named_precisions(content, before)
-        changed = sum(after[name] != before[name] for name in before)
+        made = _precisions(parse(content, str(out)))
+        changed = sum(p != FLOAT for p in made) - sum(p != FLOAT for p in before.values())
+        after = _named(made, before)
         with partial_file(out) as (handle, written):
             handle.write(content)
             handle.flush()
@@ -300,6 +302,17 @@ class _Job:
         return lambda done, total: progress(Progress(stage, done, total, "samples"))
 
 
+def _attached(source: Path) -> tuple[str, ...]:
+    """TFLite's metadata keeps label files and the like in a ZIP behind the model."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return ()
+    shown = ", ".join(names[:SHOWN_LAYERS])
+    return (f"{len(names)} files attached to the source are not in the artifact: {shown}",)
+
+
 def open_litert(path: Path, threads: int) -> LitertModel:
     """Load a TFLite file, whatever its name ends in."""
     return LitertModel(read_tflite(path), threads)
@@ -320,14 +333,13 @@ def check_target(source: Path, out: Path, overwrite: bool) -> None:
     check_writable(out)
 
 
-def _named_precisions(content: bytes, names: Mapping[str, str]) -> dict[str, str]:
-    """Precision of each of the source's layers in the file that was made of it.
+def _named(made: list[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Precisions of the layers of a file by the names that they have in its source.
 
     Quantizers keep the order of weighted layers, not the numbers of their nodes.
     """
-    made = _precisions(parse(content, "the quantized model"))
-    if len(made) != len(names):  # a quantizer merged or split layers: nothing is known by name
-        made = (made + ["unknown"] * len(names))[: len(names)]
+    if len(made) != len(names):  # layers were merged or split: nothing is known by name
+        made = ["unknown"] * len(names)
     return dict(zip(names, made, strict=True))
 
 

@@ -19,7 +19,10 @@ from penstock.loaders.tflite_operators import operator_name
 
 # The weights' axis of output channels, which each have a scale, and the place of data and bias
 # among the operator's inputs; the weights are always input 1.
-CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
+CHANNEL_AXIS = {
+    "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0,
+    "EMBEDDING_LOOKUP": 0,
+}  # fmt: skip
 DATA_PLACE = {"TRANSPOSE_CONV": 2}
 BIAS_PLACE = {"TRANSPOSE_CONV": 3}
 WEIGHTS_PLACE = 1

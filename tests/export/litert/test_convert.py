@@ -24,6 +24,7 @@ from penstock.runtime.backends.open_model import open_model
 from tests.export.litert.model_maker import small_cnn
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytestmark = pytest.mark.slow  # importing litert-torch takes ten seconds
 
 
 class Net(torch.nn.Module):  # type: ignore[misc, name-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -330,3 +331,10 @@ def test_what_is_not_installed(
         monkeypatch.delattr(sys.modules[package], module, raising=False)
     with pytest.raises(BackendMissingError, match=r"penstock\[litert-export\]"):
         quantize_tflite(cnn_file, tmp_path / "out.tflite", recipe)
+
+
+def test_attached_files_are_named(cnn_file: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(cnn_file, "a") as archive:
+        archive.writestr("labels.txt", "cat\ndog\n")
+    report = quantize_tflite(cnn_file, tmp_path / "out.tflite", "weight-int8")
+    assert any("1 files attached" in note and "labels.txt" in note for note in report.notes)

@@ -17,6 +17,7 @@ from penstock.export.precision_search import PrecisionSearch
 from penstock.loaders.tflite_file import read_tflite
 
 CALIBRATION = 24
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

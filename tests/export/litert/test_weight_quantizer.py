@@ -26,7 +26,7 @@ from penstock.export.litert.weight_quantizer import (
 from penstock.export.mixed_precision import choose_precisions, rank_layers
 from penstock.loaders.tflite_file import read_tflite
 from penstock.runtime.backends.open_model import open_model
-from tests.export.litert.model_maker import ModelMaker, small_cnn
+from tests.export.litert.model_maker import INT32, ModelMaker, small_cnn
 
 Images = Callable[..., Dataset]
 
@@ -179,3 +179,21 @@ def test_what_is_not_known(cnn_file: Path) -> None:
     store_weights(model, {layer.name: made})
     with pytest.raises(UsageError, match="quantized already"):
         quantize_layer(model, weight_layers(model)[0], "int8", None)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_embeddings(tmp_path: Path, precision: str) -> None:
+    maker = ModelMaker((5,))
+    maker.graph.tensors[0].type = INT32
+    table = maker.random("table", (40, 64), 1.0)
+    maker.node(7, [maker.last, table], maker.tensor("rows", (5, 64)), None)
+    source, out = maker.save(tmp_path / "embed.tflite"), tmp_path / "small.tflite"
+    builder = TflitePrecisionBuilder(source.read_bytes(), read_tflite(source))
+    builder.build({"embedding_lookup_0": precision}, out)
+    ids = np.array([0, 39, 7, 7, 20], np.int32)
+    with open_model(source, threads=1) as before, open_model(out, threads=1) as after:
+        wanted, made = before.run({"x": ids})["rows"], after.run({"x": ids})["rows"]
+    np.testing.assert_array_equal(wanted, maker.weights["table"][ids])
+    step = np.abs(wanted).max(axis=1, keepdims=True) / {"int8": 127, "int4": 7}[precision]
+    assert (np.abs(made - wanted) <= step * 0.5001).all()
+    assert out.stat().st_size < source.stat().st_size / 2
