@@ -1,8 +1,9 @@
 """What the tokens of the Penn Treebank look like, as Stanford CoreNLP 3.4.1 finds them.
 
-Written from what that program makes of some hundred thousand texts, without opening its source,
-which is under the GPL. The notation of quotes, brackets and contractions is the Treebank's own:
-web.archive.org/web/1997/http://www.cis.upenn.edu/~treebank/tokenization.html
+Written from what that program makes of texts, not from its source, which is under the GPL: each
+pattern says what was observed, and the lists of words come from `ptb_words`, which a script fills
+by asking the program. docs/metrics.md says more. The notation of quotes, brackets and contractions
+is the Treebank's own: web.archive.org/web/1997/http://www.cis.upenn.edu/~treebank/tokenization.html
 """
 
 from __future__ import annotations
@@ -11,33 +12,7 @@ import re
 from re import Pattern
 from typing import Final
 
-# With a full stop they are one token, in any case.
-_TITLES: Final = """
-    adj adm adv alex asst assoc atty ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec
-    ens ft gen gov hon jos lieut lt maj messrs mfg mlle mme mr mrs ms mt mtg natl pfc ph pres prof
-    pvt rep reps rev sen sens sfc sgt spc st ste supt treas vs wm
-""".split()
-# The same, and one more letter right after them is a token of its own.
-_LAST_WORDS: Final = """
-    al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc
-    ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb
-    nev nov oct okla penn ph.d plc pte pty rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues
-    univ va vt wed wis wisc wyo
-""".split()
-# With a capital only, as they are words too.
-_STATES: Final = "ark az del ill la mass miss ore pa tex wash".split()
-# Before a number only.
-_NUMBERED: Final = "art ca fig figs no nos op p pp prop".split()
-# A capital letter and a full stop before one of these is the end of a sentence, not an initial.
-_STARTERS: Final = """
-    A About According Additionally After An As At But Earlier He Her Here However If In It Last Many
-    More Now Once One Other Our She Since So Some Such That The Their Then There These They This We
-    What When While Yet You
-""".split()
-_EXTENSIONS: Final = """
-    bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl
-    png ppt ps py sql tar txt wav x xml zip
-""".split()
+from penstock.export.metrics import ptb_words
 
 _LETTER = r"(?:[^\W\d_\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u218b\u2460-\u24ff]"
 _LETTER += r"|[\u0300-\u036f\u00ad])"
@@ -53,8 +28,16 @@ _CLITIC = rf"(?:'{_ENDINGS}(?![A-Za-z])|’{_ENDINGS})"
 _SIDE = rf"[A-Za-z0-9]+(?:-{_LETTER}+){{0,2}}"  # of a slash
 
 
-def _any(words: list[str]) -> str:
+def _any(words: tuple[str, ...]) -> str:
     return "|".join(re.escape(word) for word in words)
+
+
+def _in_small_letters(words: tuple[str, ...]) -> str:
+    return _any((*words, *map(str.capitalize, words)))
+
+
+def _with_a_capital(words: tuple[str, ...]) -> str:
+    return _any((*map(str.capitalize, words), *map(str.upper, words)))
 
 
 # The longest match wins, and of several as long the first. Where a pattern has a group, that is
@@ -73,10 +56,10 @@ PATTERNS: Final[tuple[Pattern[str], ...]] = tuple(
         # contractions
         r"([A-Za-z]*[A-MO-Za-mo-z])[nN]['’][tT]",
         r"[nN]['’][tT]",
-        rf"({_WORD}){_CLITIC}",
+        rf"({_WORD})['’]{_ENDINGS}",
         _CLITIC,
         r"['’][nN]['’]",
-        r"'[nN](?![A-Za-z])|’[nN]",
+        r"'[nN](?!\S)|’[nN]",
         r"['’](?i:em|cause|till?)",
         r"('[tT])(?i:is|was)",
         r"['’]\d\d(?!\S)|['’]\d\ds(?!\w)",
@@ -84,26 +67,27 @@ PATTERNS: Final[tuple[Pattern[str], ...]] = tuple(
         r"((?i:gon|wan))(?i:na)",
         r"((?i:got))(?i:ta)",
         r"((?i:gim|lem))(?i:me)",
-        r"(?i:c['’](?:est|mon)|cap['’]n|e['’]er|li['’]l|hallowe['’]en|s['’]mores|o['’]o)",
+        r"(?i:c['’](?:est|mon)|cap['’]n|e['’]er|li['’]l|hallowe['’]en|s['’]mores|o['’]o|ev'ry)",
         r"(?i:dunkin|somethin|ol)['’]",
-        r"[lLdD]['’]|[jJyY]['’](?![dmsDMS])",
+        rf"[lLdDjJ]['’]|[yY]['’](?={_LETTER})",
         rf"[A-HJ-XZ]['’]{_LETTER}{{2,}}",
         rf"{_LETTER}+[aeiouyAEIOUY]['’][aeiouA-Z]{_LETTER}*",
         # abbreviations
-        rf"(?i:{_any(_TITLES)})\.",
-        rf"((?i:{_any(_LAST_WORDS)})\.).?",
-        rf"((?:{_any([word.capitalize() for word in _STATES])})\.).?",
-        rf"((?:{_any([word.upper() for word in _STATES])})\.).?",
-        rf"((?i:{_any(_NUMBERED)})\.)\s?\d",
+        rf"(?i:{_any(ptb_words.TITLES)})\.",
+        rf"(?:{_in_small_letters(ptb_words.TITLES_IN_SMALL_LETTERS)})\.",
+        rf"((?i:{_any(ptb_words.LAST_WORDS)})\.).?",
+        rf"((?:{_in_small_letters(ptb_words.LAST_WORDS_IN_SMALL_LETTERS)})\.).?",
+        rf"((?:{_with_a_capital(ptb_words.LAST_WORDS_WITH_A_CAPITAL)})\.).?",
+        rf"((?i:{_any(ptb_words.NUMBERED)})\.)\s?\d",
         r"[A-Za-z](?:\.[A-Za-z])+\.",
-        rf"[A-Za-z]\.(?!\s+(?:(?:{_any(_STARTERS)})(?:\s|$)|<[A-Za-z]))",
+        rf"[A-Za-z]\.(?!\s+(?:(?:{_with_a_capital(ptb_words.STARTERS)})(?:\s|$)|<[A-Za-z]))",
         rf"((?:{_ALNUM}+[-.!?])*{_ALNUM}+\.)[,;:]",
         # words and compounds
         rf"{_WORD}(?:[.!?]{_WORD})*",
         _COMPOUND,
         rf"{_ALNUM}(?:{_ALNUM}|[.,])*(?:-(?:(?:[A-Za-z]\.){{2,}}|{_ALNUM}+))+",
         rf"{_SIDE}(?:/{_SIDE}){{1,2}}",
-        rf"{_ALNUM}+(?:\.{_ALNUM}+)*\.(?:{_any(_EXTENSIONS)})(?!\w)",
+        rf"{_ALNUM}+(?:\.{_ALNUM}+)*\.(?i:{_any(ptb_words.EXTENSIONS)})(?!\w)",
         r"[A-Z]+(?:&(?:amp;)?[A-Z]+)+",
         r"[cC]\+\+|[cCfF]#",
         # numbers and money
