@@ -135,17 +135,19 @@ def _open(file: Path, handle: IO[bytes], start: bytes) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     formats = [name for name in Image.ID if name not in REFUSED]
-    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
-        _learn_heic(file)
-        formats = ["HEIF"]
-    handle.seek(0)
-    try:
+    is_heic = start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
+    with suppress(UnidentifiedImageError):  # AVIF has some of HEIC's brands
+        handle.seek(0)
         return Image.open(handle, formats=formats)
-    except UnidentifiedImageError:
-        raise FormatError(
-            f"{file}: not an image that Pillow reads, or damaged in its header (starts with "
-            f"{start[:8]!r}); convert it to JPEG or PNG"
-        ) from None
+    if is_heic and "HEIF" not in formats:
+        _learn_heic(file)
+        with suppress(UnidentifiedImageError):
+            handle.seek(0)
+            return Image.open(handle, formats=["HEIF"])
+    raise FormatError(
+        f"{file}: not an image that Pillow reads, or damaged in its header (starts with "
+        f"{start[:8]!r}); convert it to JPEG or PNG"
+    )
 
 
 def _learn_heic(file: Path) -> None:
