@@ -7,7 +7,7 @@ the least weighted squared error of the decoded values:
 
 1. Each sub-block by itself: grids of several widths from its least value up. For each, values are
    rounded to the grid, and a weighted least-squares fit to the quants found gives the best scale,
-   minimum and error. The best grid is fitted again.
+   minimum and error. The best few are fitted again.
 2. Each super-block: the d, then the dmin, whose multiples are nearest to these scales and
    minimums, each by what a difference costs.
 3. Each sub-block given d and dmin: the scale and the minimum and neighbours of them, by the error
@@ -30,11 +30,14 @@ SUB_BLOCKS = 8
 HIGHEST = 63  # of scales and minimums
 # By how many steps a grid from the least value up is longer than the values reach.
 STRETCHES = np.linspace(-3, 1.5, 19, dtype=np.float32)
+# Of such grids that are shifted to have a step at 0: beside an outlier, most values are near it.
+CENTRED = np.array([-2, -1, -0.5, 0, 0.5, 1], np.float32)
 # With weights, the outermost values may matter little: half-widths of grids around the weighted
 # mean, in weighted standard deviations.
 WIDTHS = np.array([1.0, 1.7, 2.5], np.float32)
 LEAST_WIDTH = 1e-4  # of the values' whole width
-FITS = 1  # of the best grid
+BEST_GRIDS = 5  # are fitted again,
+FITS = 1  # so often
 ROUNDS = 2
 DIVISORS = np.arange(44, 66, dtype=np.float32)
 # What to add to a scale and to its minimum.
@@ -115,17 +118,26 @@ class AffineSearch:
         span[span <= 0] = 1
         scales = span / (self.levels + STRETCHES)[:, None]
         offsets = np.zeros_like(scales)
+        centred = span / (self.levels + CENTRED)[:, None]
+        shift = np.rint(-self._low / centred) * centred + self._low
+        scales, offsets = np.concatenate([scales, centred]), np.concatenate([offsets, shift])
         if batch.weights is not None:
             more = self._grids_by_weight(span)
             scales = np.concatenate([scales, more[0]])
             offsets = np.concatenate([offsets, more[1]])
         fit = self._fit(scales, offsets)
-        best = fit.error.argmin(0)[None]
+        best = np.argpartition(fit.error, BEST_GRIDS, axis=0)[:BEST_GRIDS]
         scale, offset = (np.take_along_axis(a, best, 0) for a in (fit.scale, fit.offset))
         for _ in range(FITS):
             fit = self._fit(scale, offset)
             scale, offset = fit.scale, fit.offset
-        return Fit(*(a[0] for a in (scale, offset, fit.error, fit.quants, fit.squares)))
+        best = fit.error.argmin(0)[None]
+        return Fit(
+            *(
+                np.take_along_axis(a, best, 0)[0]
+                for a in (scale, offset, fit.error, fit.quants, fit.squares)
+            )
+        )
 
     def _grids_by_weight(self, span: Floats) -> tuple[Floats, Floats]:
         """Scales and offsets (grids, sub-blocks) around the weighted means."""

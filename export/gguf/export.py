@@ -123,7 +123,10 @@ def export_gguf(
         with _timed(seconds, "compare"):
             tokens = evaluation_tokens or _default_tokens(weights)
             report = _compared(report, weights, temporary, text, tokens, workers, progress)
-        report = with_gates(replace(report, seconds=seconds), floors or Floors())
+        converted = matrices == "F16" and not isinstance(weights, GgufWeights)
+        report = with_gates(
+            replace(report, seconds=seconds), floors or Floors(), shrinks=not converted
+        )
         if not report.passed:
             raise GateError(report)
     return report

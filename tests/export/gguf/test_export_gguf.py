@@ -251,6 +251,16 @@ def test_what_fails_a_gate_is_not_kept(exports: dict[str, Any], tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_in_f16_may_stay_as_large(make_model: ModelMaker, tmp_path: Path) -> None:
+    source, out = make_model("arcee", dtype="float16"), tmp_path / "out.gguf"
+    report = export_gguf(source, out, "F16", evaluate=False)
+    assert report.ratio < 1 and report.passed
+    with pytest.raises(GateError, match="min-ratio"):
+        export_gguf(
+            source, out, "F16", evaluate=False, floors=Floors(min_ratio=1.5), overwrite=True
+        )
+
+
 def test_what_llama_cpp_loaded_before_must_load_after(
     exports: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
