@@ -16,6 +16,7 @@ from penstock.export.artifact_check import check_artifact
 from penstock.export.artifact_report import ArtifactReport, Gate, Metric
 from penstock.export.dataset import Dataset, synthetic
 from penstock.export.gates import Floors, GateError, with_gates
+from penstock.export.litert.attached_files import carry_over
 from penstock.export.litert.convert import export_litert
 from penstock.export.litert.flatbuffer_model import read_model
 from penstock.export.litert.flatbuffer_writer import serialize
@@ -114,7 +115,7 @@ def _repaired(
             raise UsageError(
                 f"{source}: there is nothing to repair; give a recipe (--recipe) to quantize it"
             )
-        content = serialize(model)
+        content, attached = carry_over(source, serialize(model))
     with partial_file(out) as (handle, written):
         handle.write(content)
         handle.flush()
@@ -131,7 +132,7 @@ def _repaired(
             latency_before=checked.before,
             latency_after=checked.after,
             gates=(*checked.gates, *_unchanged(checked.metrics)),
-            notes=notes,
+            notes=(*notes, *attached),
             seconds=clock.seconds,
         )
         report = with_gates(report, floors, shrinks=False)

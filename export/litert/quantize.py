@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from penstock.export.artifact_report import ArtifactReport
 from penstock.export.comparison import evaluator
 from penstock.export.dataset import Dataset, synthetic
 from penstock.export.gates import Floors, GateError, change_gate, with_gates
+from penstock.export.litert.attached_files import carry_over
 from penstock.export.litert.edge_quantizer import quantize_by_library
 from penstock.export.litert.flatbuffer_model import parse, read_model
 from penstock.export.litert.flatbuffer_writer import serialize
@@ -133,7 +133,7 @@ def repaired_model(source: Path) -> RepairedModel:
         FormatError, StorageError, BackendMissingError.
     """
     graph, objects = read_model(source)
-    notes = (*repair(objects, graph), *_attached(source))
+    notes = repair(objects, graph)
     names = [layer.name for layer in weight_layers(objects)]
     precisions = dict(zip(names, _precisions(objects), strict=True))
     if FLOAT not in precisions.values():
@@ -240,6 +240,7 @@ class _Job:
         made = _precisions(parse(content, str(out)))
         changed = sum(p != FLOAT for p in made) - sum(p != FLOAT for p in before.values())
         after = _named(made, before)
+        content, attached = carry_over(self.model.source, content)
         with partial_file(out) as (handle, written):
             handle.write(content)
             handle.flush()
@@ -268,6 +269,7 @@ class _Job:
                 gates=(*checked.gates, change_gate(changed, len(before))),
                 notes=(
                     *self.model.notes,
+                    *attached,
                     *self._left_float(after, found),
                     *self._uncalibrated(),
                     *found.notes,
@@ -300,17 +302,6 @@ class _Job:
         if progress is None:
             return None
         return lambda done, total: progress(Progress(stage, done, total, "samples"))
-
-
-def _attached(source: Path) -> tuple[str, ...]:
-    """TFLite's metadata keeps label files and the like in a ZIP behind the model."""
-    try:
-        with zipfile.ZipFile(source) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        return ()
-    shown = ", ".join(names[:SHOWN_LAYERS])
-    return (f"{len(names)} files attached to the source are not in the artifact: {shown}",)
 
 
 def open_litert(path: Path, threads: int) -> LitertModel:

@@ -333,8 +333,18 @@ def test_what_is_not_installed(
         quantize_tflite(cnn_file, tmp_path / "out.tflite", recipe)
 
 
-def test_attached_files_are_named(cnn_file: Path, tmp_path: Path) -> None:
+def test_attached_files_are_carried_over(cnn_file: Path, tmp_path: Path) -> None:
+    """As of the published MobileNets, which have their labels behind the model."""
+    out = tmp_path / "out.tflite"
     with zipfile.ZipFile(cnn_file, "a") as archive:
         archive.writestr("labels.txt", "cat\ndog\n")
-    report = quantize_tflite(cnn_file, tmp_path / "out.tflite", "weight-int8")
-    assert any("1 files attached" in note and "labels.txt" in note for note in report.notes)
+    report = quantize_tflite(cnn_file, out, "weight-int8")
+    assert "carried over 1 attached files: labels.txt" in report.notes
+    assert report.artifact_bytes == out.stat().st_size
+    with zipfile.ZipFile(out) as archive:
+        assert archive.read("labels.txt") == b"cat\ndog\n"
+    with zipfile.ZipFile(cnn_file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(65 << 20))
+    report = quantize_tflite(cnn_file, out, "weight-int8", overwrite=True)
+    assert any("left out: they are larger" in note for note in report.notes)
+    assert not zipfile.is_zipfile(out)
