@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from penstock.runtime.caption.album_report import PhotoCaption, PhotoFailure
 from penstock.runtime.caption.printable import printable
 
-LONGEST_SIDE = 640  # of a photo on the page: sharp on a phone, some 50 kB
-QUALITY = 80
+LONGEST_SIDE = 512  # of a photo on the page: sharp on a phone, some 40 kB
+QUALITY = 75
 HEAD = """\
 <!doctype html>
 <html lang="en">

@@ -205,7 +205,7 @@ def test_the_page(folder: Path, tmp_path: Path) -> None:
         kind, data = (image["src"] or "").split(",")
         assert kind == "data:image/jpeg;base64"
         picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-        assert picture.format == "JPEG" and max(picture.size) <= 640
+        assert picture.format == "JPEG" and max(picture.size) <= 512
     red = Image.open(io.BytesIO(base64.b64decode((images[0]["src"] or "").split(",")[1])))
     assert red.getpixel((5, 5)) == pytest.approx((255, 0, 0), abs=4)
     words = page.text["p"]
