@@ -1,9 +1,10 @@
 """Formats of tensors for a target size: least error for the bytes, from a sample of each tensor.
 
 The cost of a format is the power of its error in a tensor over that of the tensor, weighted by the
-importance of columns where there is one: then it is about the relative error of what the layer
-puts out. Costs are added up as if all tensors mattered alike, which is a guess: what each does to
-the model's output is not measured here. The report says what the whole costs.
+importance of columns where there is one: then it is about the relative error of what the matrix
+puts out. The output matrix makes the logits, and the embedding begins the residual stream; each of
+the two branches of each of L blocks adds its share to that stream: so errors inside blocks count
+1/(2 L). This is a model of what errors do, not a measurement; the report says what the whole costs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from penstock.export.report import Progress, ProgressCallback
 from penstock.quant.blocks import BlockFormat
 
 CANDIDATES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16")
+BLOCK = "blk."
 SAMPLE_ELEMENTS = 1 << 17  # of a tensor: rows spread evenly
 SAMPLE_RUNS = 8  # neighbouring rows are read together, in so many places
 
@@ -55,10 +57,13 @@ def choose_types(
             f"{target_bytes} bytes cannot be met: the smallest file of this model has {least}"
         )
 
+    blocks = len({name.split(".")[1] for name in tensors if name.startswith(BLOCK)})
+
     def options_of(tensor: WeightTensor) -> list[Option]:
+        share = 1 / (2 * blocks) if tensor.name.startswith(BLOCK) else 1.0
         columns = None if importance is None else importance.of(tensor)
         return [
-            Option(form.name, aligned_bytes(tensor, form, weights.alignment), noise)
+            Option(form.name, aligned_bytes(tensor, form, weights.alignment), share * noise)
             for form, noise in _noises(weights, tensor, columns)
         ]
 
