@@ -25,6 +25,9 @@ def quantize_rows(
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Symmetric levels of each row, value = scale * level.
 
+    The largest weight of a row keeps the highest level, so that whoever rounds the values again,
+    with scales of the largest magnitude, finds the same levels.
+
     Args:
         rows: (channels, columns).
         bits: 4: levels -7 to 7; 8: -127 to 127.
@@ -60,11 +63,14 @@ def _with_feedback(
     scale = scales.astype(np.float64)
     levels = np.zeros(rows.shape, np.int8)
     columns = rows.shape[1]
+    largest = np.abs(rows).argmax(axis=1)
+    highest = np.sign(rows[np.arange(len(rows)), largest]) * top
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
         errors = np.zeros((len(rows), stop - start))
         for column in range(start, stop):
             level = np.clip(np.rint(rows[:, column] / scale), -top, top)
+            level = np.where(largest == column, highest, level)
             levels[:, column] = level
             error = (rows[:, column] - level * scale) / upper[..., column, column]
             rows[:, column:stop] -= error[:, None] * upper[..., column, column:stop]

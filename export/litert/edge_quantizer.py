@@ -6,7 +6,7 @@ warns of its own interpreter; what it raises is an error here, with its words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,23 @@ def quantize_by_library(
     return bytes(made)
 
 
+def channel_precisions(recipe: Recipe, layers: Iterable[WeightLayer]) -> dict[str, str]:
+    """Layers that the library gives a scale a channel with this recipe, and their precision."""
+    if recipe.weights == "int8":
+        return {layer.name: "int8" for layer in layers}
+    int4 = ("CONV_2D", "FULLY_CONNECTED")
+    return {
+        layer.name: "int4" if layer.operator in int4 else "int8"
+        for layer in layers
+        if not _in_blocks(layer)
+    }
+
+
+def _in_blocks(layer: WeightLayer) -> bool:
+    """Whether `dynamic-int4` gives the layer a scale for each block of a row."""
+    return layer.operator == "FULLY_CONNECTED" and layer.shape[1] % BLOCK == 0
+
+
 @contextmanager
 def _failures(graph: TensorGraph, recipe: Recipe) -> Iterator[None]:
     try:
@@ -114,7 +131,7 @@ def _apply(quantizer: Any, recipe: Recipe, model: Any) -> None:
     for name in (Name.FULLY_CONNECTED, Name.CONV_2D):  # depthwise ones have no int4 kernel
         quantizer.add_dynamic_config(".*", name, 4)
     for layer in weight_layers(model):
-        if layer.operator == "FULLY_CONNECTED" and layer.shape[1] % BLOCK == 0:
+        if _in_blocks(layer):
             quantizer.add_dynamic_config(
                 _scope(model, layer), Name.FULLY_CONNECTED, 4, Granularity.BLOCKWISE_32
             )

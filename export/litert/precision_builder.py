@@ -17,6 +17,7 @@ from penstock.export.litert.weight_quantizer import (
     QuantizedWeights,
     layer_bytes,
     quantize_layer,
+    round_floats,
     store_weights,
 )
 from penstock.export.mixed_precision import FLOAT, WeightedLayer
@@ -93,13 +94,25 @@ class TflitePrecisionBuilder:
             UsageError: a layer or a precision is not known, or weights are not finite.
         """
         model = parse(self._content, self._name)
-        chosen = {
+        store_weights(model, self._chosen(model, precisions))
+        return serialize(model)
+
+    def rounded_content(self, precisions: Mapping[str, str]) -> bytes:
+        """The file in float32, with weights that are rounded already; see `round_floats`.
+
+        Raises:
+            UsageError: as `content`.
+        """
+        model = parse(self._content, self._name)
+        round_floats(model, self._chosen(model, precisions))
+        return serialize(model)
+
+    def _chosen(self, model: Any, precisions: Mapping[str, str]) -> dict[str, QuantizedWeights]:
+        return {
             name: self._quantized(model, name, precision)
             for name, precision in precisions.items()
             if precision != FLOAT
         }
-        store_weights(model, chosen)
-        return serialize(model)
 
     def build(self, precisions: Mapping[str, str], out: Path) -> None:
         """Write the model."""

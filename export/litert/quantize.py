@@ -22,7 +22,7 @@ from penstock.export.comparison import evaluator
 from penstock.export.dataset import Dataset, synthetic
 from penstock.export.gates import Floors, GateError, change_gate, with_gates
 from penstock.export.litert.attached_files import carry_over
-from penstock.export.litert.edge_quantizer import quantize_by_library
+from penstock.export.litert.edge_quantizer import channel_precisions, quantize_by_library
 from penstock.export.litert.flatbuffer_model import parse, read_model
 from penstock.export.litert.flatbuffer_writer import serialize
 from penstock.export.litert.precision_builder import TflitePrecisionBuilder
@@ -171,20 +171,6 @@ class _Job:
 
     def quantized(self, search: PrecisionSearch) -> tuple[bytes, Found]:
         """The file as the recipe, or the search, has it."""
-        nothing = Found((), None, ())
-        if self.recipe.library:
-            with self.clock("quantization"):
-                made = quantize_by_library(
-                    self.model.content,
-                    self.model.graph,
-                    self.recipe,
-                    self.calibration,
-                    limit=self.samples,
-                    threads=self.threads,
-                    on_sample=self._tell("calibration"),
-                )
-                # Written again: what the library puts behind the FlatBuffer, old runtimes lack.
-                return serialize(parse(made, str(self.model.source))), nothing
         with self.clock("calibration"):
             builder = TflitePrecisionBuilder(
                 self.model.content,
@@ -194,6 +180,10 @@ class _Job:
                 threads=self.threads,
                 on_sample=self._tell("calibration"),
             )
+        nothing = Found((), None, ())
+        if self.recipe.library:
+            with self.clock("quantization"):
+                return self._by_library(builder), nothing
         found = nothing
         if search.wanted:
             with self.clock("search"):
@@ -204,6 +194,24 @@ class _Job:
             wanted = self.recipe.weights
             chosen = {x.name: wanted for x in builder.layers if wanted in x.bytes}
             return builder.content(chosen), found
+
+    def _by_library(self, builder: TflitePrecisionBuilder) -> bytes:
+        """The library rounds to nearest: with calibration data it gets weights rounded better."""
+        content = self.model.content
+        if builder.statistics:
+            layers = [layer for name, layer in builder.found.items() if name in builder.statistics]
+            content = builder.rounded_content(channel_precisions(self.recipe, layers))
+        made = quantize_by_library(
+            content,
+            self.model.graph,
+            self.recipe,
+            self.calibration,
+            limit=self.samples,
+            threads=self.threads,
+            on_sample=self._tell("ranges of activations"),
+        )
+        # Written again: what the library puts behind the FlatBuffer, old runtimes lack.
+        return serialize(parse(made, str(self.model.source)))
 
     def _search(self, builder: TflitePrecisionBuilder, search: PrecisionSearch) -> Found:
         data, notes = search_data(search, self.calibration, self.evaluation, self.noise)
@@ -293,7 +301,7 @@ class _Job:
         return (f"{len(left)} of {len(after)} layers stay float{why}: {names}{more}",)
 
     def _uncalibrated(self) -> tuple[str, ...]:
-        if self.recipe.library or self.calibration is not None:
+        if self.calibration is not None:
             return ()
         return ("weights were rounded to nearest: with calibration data less is lost",)
 

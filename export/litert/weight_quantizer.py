@@ -94,18 +94,13 @@ def store_weights(model: Any, made: Mapping[str, QuantizedWeights]) -> None:
     Raises:
         UsageError: the model has no layer of a name.
     """
-    layers = {layer.name: layer for layer in weight_layers(model)}
-    unknown = [name for name in made if name not in layers]
-    if unknown:
-        raise UsageError(f"the model has no layer '{unknown[0]}'; it has {', '.join(layers)}")
-    biases = {name: _bias(model, layers[name]) for name in made}
+    layers = _named_layers(model, made)
     exclusive = {n: exclusive_tensors(model, n) for n in range(len(model.subgraphs))}
+    for name, weights in made.items():  # before nodes and tensors change who uses what
+        _shift_bias(model, layers[name], weights)
     nodes: dict[tuple[int, int], Any] = {}
     for name, weights in made.items():
-        layer, bias = layers[name], biases[name]
-        if bias is not None and weights.bias_shift is not None:
-            tensor = model.subgraphs[layer.subgraph].tensors[layer.bias]
-            model.buffers[tensor.buffer].data = (bias + weights.bias_shift).view(np.uint8)
+        layer = layers[name]
         alone = layer.weights in exclusive[layer.subgraph]
         nodes[layer.subgraph, layer.node] = _store(model, layer, weights, alone)
     for number, graph in enumerate(model.subgraphs):
@@ -114,6 +109,27 @@ def store_weights(model: Any, made: Mapping[str, QuantizedWeights]) -> None:
             for node, at in enumerate(graph.operators or [])
             for operator in ([nodes[number, node]] if (number, node) in nodes else []) + [at]
         ]
+
+
+def round_floats(model: Any, made: Mapping[str, QuantizedWeights]) -> None:
+    """Leave the layers float, with the values that quantized weights stand for, in place.
+
+    A quantizer that rounds them to nearest, a scale a channel, finds the levels that were chosen.
+
+    Raises:
+        UsageError: the model has no layer of a name.
+    """
+    layers = _named_layers(model, made)
+    exclusive = {n: exclusive_tensors(model, n) for n in range(len(model.subgraphs))}
+    for name, weights in made.items():
+        layer = layers[name]
+        if layer.weights not in exclusive[layer.subgraph]:
+            continue  # others use the same numbers
+        _shift_bias(model, layer, weights)
+        rows = layer.rows(weights.levels) * weights.scales[:, None]
+        values = np.ascontiguousarray(layer.unrows(rows), np.float32)
+        tensor = model.subgraphs[layer.subgraph].tensors[layer.weights]
+        model.buffers[tensor.buffer].data = values.ravel().view(np.uint8)
 
 
 def pack_int4(levels: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -133,6 +149,21 @@ def layer_bytes(layer: WeightLayer, precision: str) -> int:
         return 4 * layer.parameters
     weights = (layer.parameters * BITS[precision] + 7) // 8
     return weights + 4 * layer.channels + OVERHEAD_BYTES
+
+
+def _named_layers(model: Any, made: Mapping[str, QuantizedWeights]) -> dict[str, WeightLayer]:
+    layers = {layer.name: layer for layer in weight_layers(model)}
+    unknown = [name for name in made if name not in layers]
+    if unknown:
+        raise UsageError(f"the model has no layer '{unknown[0]}'; it has {', '.join(layers)}")
+    return layers
+
+
+def _shift_bias(model: Any, layer: WeightLayer, weights: QuantizedWeights) -> None:
+    bias = _bias(model, layer)
+    if bias is not None and weights.bias_shift is not None:
+        tensor = model.subgraphs[layer.subgraph].tensors[layer.bias]
+        model.buffers[tensor.buffer].data = (bias + weights.bias_shift).view(np.uint8)
 
 
 def _bias(model: Any, layer: WeightLayer) -> NDArray[np.float32] | None:
