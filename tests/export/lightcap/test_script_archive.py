@@ -203,7 +203,7 @@ def test_a_huge_pickle_is_not_read(
         ScriptArchive(archive)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_damaged_archives_are_refused_or_read(
     archive: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -220,7 +220,7 @@ def test_damaged_archives_are_refused_or_read(
         assert "damaged.pt" in str(error)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(edits=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=5))
 def test_damaged_pickles_raise_what_is_meant(archive: Path, edits: list[tuple[int, int]]) -> None:
     with zipfile.ZipFile(archive) as file:

@@ -95,7 +95,7 @@ def test_absurd_values_are_refused_by_name(
     assert refused >= len(ABSURD) - 5
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     section=st.sampled_from(sorted(GOOD)),
     values=st.dictionaries(
