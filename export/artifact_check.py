@@ -6,17 +6,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError, UsageError
 from penstock.export.artifact_report import Gate, Latency, Metric
 from penstock.export.comparison import compare_models, measure_latency
 from penstock.export.dataset import Dataset
 from penstock.export.report import Progress, ProgressCallback
-from penstock.runtime.backends.tensor_model import TensorModel
+
+if TYPE_CHECKING:
+    from penstock.runtime.backends.tensor_model import TensorModel
 
 LATENCY_RUNS = 50
 
-Open = Callable[[Path, int], TensorModel]
+Open = Callable[[Path, int], "TensorModel"]
 """Opens a model file with a number of threads."""
 
 

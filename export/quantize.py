@@ -18,7 +18,6 @@ from penstock.export.precision_search import PrecisionSearch
 from penstock.export.report import ProgressCallback
 from penstock.loaders.file_kind import GGUF, ONNX, file_kind
 from penstock.loaders.tensor_graph import TensorSpec
-from penstock.runtime.backends.open_model import read_graph
 
 StrPath = str | os.PathLike[str]
 
@@ -88,6 +87,8 @@ def quantize_model(
     The other arguments, and what is raised: `penstock.export.onnx.quantize.quantize_onnx` and
     `penstock.export.litert.quantize.quantize_tflite`.
     """
+    from penstock.runtime.backends.open_model import read_graph
+
     data = data or DataPaths()
     kind = file_kind(source)
     if kind == GGUF and Path(source).suffix.lower() != ".onnx":

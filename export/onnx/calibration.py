@@ -15,7 +15,12 @@ import numpy as np
 
 from penstock.errors import PenstockError, UsageError
 from penstock.export.dataset import Dataset, Sample
-from penstock.export.onnx.libraries import onnx_library, quantization, quiet_libraries
+from penstock.export.onnx.libraries import (
+    onnx_library,
+    onnxruntime_library,
+    quantization,
+    quiet_libraries,
+)
 from penstock.export.onnx.preparation import PreparedModel
 from penstock.export.onnx.recipe import OnnxRecipe
 from penstock.export.report import Progress, ProgressCallback
@@ -26,7 +31,6 @@ from penstock.quant.observers import (
     minmax_range,
     percentile_range,
 )
-from penstock.runtime.backends.onnx_model import PROVIDER, onnxruntime
 
 GROUP_BYTES = 128 << 20
 """Of activations that one run gives out."""
@@ -119,7 +123,9 @@ def _is_float(value: Any) -> bool:
 
 def _session(prepared: PreparedModel, names: Sequence[str], threads: int) -> Any:
     """The model with these tensors as outputs, as it is: nothing fused, nothing folded."""
-    ort, onnx, model = onnxruntime(), onnx_library(), prepared.model
+    from penstock.runtime.backends.onnx_model import PROVIDER
+
+    ort, onnx, model = onnxruntime_library(), onnx_library(), prepared.model
     augmented = onnx.ModelProto()
     augmented.CopyFrom(model)
     values = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}

@@ -11,11 +11,21 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from penstock.errors import BackendMissingError
-from penstock.runtime.backends.onnx_model import onnxruntime
 
 SILENT, WARNINGS = 4, 2  # of onnxruntime's log: the default is 2, and there is no way to ask
 _quiet = 0  # how many times `quiet_libraries` is entered
 ADVICE = "pip install 'penstock[quantize]'"
+
+
+def onnxruntime_library() -> Any:
+    """The module `onnxruntime`.
+
+    Raises:
+        BackendMissingError: it is not installed, or cannot be imported.
+    """
+    from penstock.runtime.backends.onnx_model import onnxruntime
+
+    return onnxruntime()
 
 
 def onnx_library() -> Any:
@@ -39,7 +49,7 @@ def quantization(module: str = "") -> Any:
     Raises:
         BackendMissingError: it, or what it imports, is not installed.
     """
-    onnxruntime()
+    onnxruntime_library()
     onnx_library()
     try:
         with quiet_libraries():
@@ -60,7 +70,7 @@ def quiet_libraries() -> Iterator[io.StringIO]:
     """
     global _quiet
     said = io.StringIO()
-    ort = onnxruntime()
+    ort = onnxruntime_library()
     was = logging.root.manager.disable
     ort.set_default_logger_severity(SILENT)
     logging.disable(logging.CRITICAL)

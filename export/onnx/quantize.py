@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import StorageError, UnsupportedModelError, UsageError
 from penstock.export.artifact_check import check_artifact
@@ -45,7 +45,9 @@ from penstock.loaders.cores import usable_cores
 from penstock.loaders.onnx_file import read_onnx
 from penstock.loaders.partial_file import check_writable, partial_file
 from penstock.loaders.tensor_graph import TensorGraph
-from penstock.runtime.backends.onnx_model import OnnxModel
+
+if TYPE_CHECKING:
+    from penstock.runtime.backends.onnx_model import OnnxModel
 
 NOISE_SAMPLES = 8
 """Of random inputs, where there is no data."""
@@ -251,6 +253,8 @@ def finish(job: _Job, model: Any, out: Path, floors: Floors, found: Found) -> Ar
 
 def open_onnx(path: Path, threads: int) -> OnnxModel:
     """Load an ONNX file, whatever its name ends in."""
+    from penstock.runtime.backends.onnx_model import OnnxModel
+
     return OnnxModel(read_onnx(path), threads)
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from penstock.errors import BackendMissingError, PenstockError, UsageError
 from penstock.export.dataset import Sample
 from penstock.loaders.tensor_graph import TensorSpec
-from penstock.runtime.backends.arrays import check_inputs, finish_outputs
 
 NOISY_EXAMPLES = 3
 
@@ -149,6 +148,8 @@ class TorchModel:
         self, inputs: Mapping[str, NDArray[Any]], *, floats: bool = False, finite: bool = False
     ) -> dict[str, NDArray[Any]]:
         """Run the module once; see `TensorModel`."""
+        from penstock.runtime.backends.arrays import check_inputs, finish_outputs
+
         torch = torch_library()
         fed = check_inputs(self.path, self.inputs, inputs, floats, finite)
         try:
