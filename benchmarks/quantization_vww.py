@@ -42,7 +42,9 @@ OURS = (
     "static-int8 minmax",
     "static-int8 percentile",
     "static-int8 entropy",
+    "dynamic-int8",
     "weight-int4",
+    "dynamic-int4",
 )
 MIX = f"mix of at most {MIX_BYTES} bytes"
 # Recipes of AI Edge Quantizer, by the names that it has for them.
