@@ -111,6 +111,12 @@ def quantize_onnx(
     with clock("preparation"):
         int4 = recipe.kind == "weight-int4" or search.wanted or recipe.qdq
         prepared = prepare_model(source, INT4_OPSET if int4 else PER_AXIS_OPSET)
+    if not prepared.layers:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in list(graph.operators.items())[:SHOWN_LAYERS])
+        raise UsageError(
+            f"{source}: it has no layers with constant float weights to quantize (its operators: "
+            f"{kinds}); if it is quantized already, give the float model"
+        )
     job = _Job(prepared, graph, recipe, calibration, evaluation, samples, cores, clock, progress)
     model, found = job.quantized(search)
     return finish(job, model, out, floors, found)

@@ -223,6 +223,14 @@ def test_damaged_sources(conv_model: Path, tmp_path: Path, cut: int) -> None:
     assert not (tmp_path / "small.onnx").exists()
 
 
+def test_a_model_that_is_quantized_already(conv_model: Path, samples: Make, tmp_path: Path) -> None:
+    once = tmp_path / "once.onnx"
+    quantize_onnx(conv_model, once, "static-int8", calibration=samples(conv_model), threads=1)
+    with pytest.raises(UsageError, match="if it is quantized already"):
+        quantize_onnx(once, tmp_path / "twice.onnx", "weight-int8", threads=1)
+    assert not (tmp_path / "twice.onnx").exists()
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_damaged_copies_are_refused_or_quantized(
     conv_model: Path, samples: Make, tmp_path: Path, seed: int
@@ -255,7 +263,7 @@ def test_a_model_without_layers(onnx: Any, tmp_path: Path) -> None:
 
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny_onnx())
-    with pytest.raises(PenstockError, match="0 of 0 weighted layers"):
+    with pytest.raises(UsageError, match="no layers with constant float weights"):
         quantize_onnx(path, tmp_path / "small.onnx", "weight-int8")
     assert not (tmp_path / "small.onnx").exists()
 
