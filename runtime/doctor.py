@@ -70,6 +70,7 @@ LIBRARIES = (
     Library("llama-cpp-python", "llama_cpp", "llama", LLAMA_VERSION),
     Library("onnxruntime", "onnxruntime", "onnx"),
     Library("ai-edge-litert", "ai_edge_litert", "litert"),
+    Library("pillow", "PIL", "caption"),
     Library("flwr", "flwr", "federated"),
     Library("starlette", "starlette", "serve"),
     Library("uvicorn", "uvicorn", "serve"),
