@@ -67,7 +67,7 @@ def activation_ranges(
             watched[index].observe(tap.tensor(index), sample.name)
     choose = METHODS[method]
     return {
-        seen.tensor: (choose(seen), len(main.tensors[index].shape))
+        seen.tensor: (choose(seen), _rank(main.tensors[index]))
         for index, seen in watched.items()
         if seen.histogram.total
     }
@@ -76,3 +76,7 @@ def activation_ranges(
 def _constant(model: Any, tensor: Any) -> bool:
     data = model.buffers[tensor.buffer].data if tensor.buffer else None
     return data is not None and len(data) > 0
+
+
+def _rank(tensor: Any) -> int:
+    return 0 if tensor.shape is None else len(tensor.shape)
