@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 ARCHITECTURE = "BlipForConditionalGeneration"
 PROMPT = "a picture of"  # that the published checkpoints were fine-tuned with
-BEAMS, MAX_LENGTH = 3, 20  # of the paper's captions
 
 
 class BlipGraphs:
