@@ -21,18 +21,22 @@ BITS = (4, 8)
 
 
 def quantize_rows(
-    rows: NDArray[np.float32], bits: int, moments: NDArray[np.float64] | None = None
+    rows: NDArray[np.float32],
+    bits: int,
+    moments: NDArray[np.float64] | None = None,
+    *,
+    keep_largest: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Symmetric levels of each row, value = scale * level.
-
-    The largest weight of a row keeps the highest level, so that whoever rounds the values again,
-    with scales of the largest magnitude, finds the same levels.
 
     Args:
         rows: (channels, columns).
         bits: 4: levels -7 to 7; 8: -127 to 127.
         moments: second moments of the inputs, (columns, columns) for all channels, or
             (channels, columns, columns); None: round to nearest.
+        keep_largest: the largest weight of a row gets the highest level, come what may: then
+            whoever rounds the values again, with scales of the largest magnitude, finds the same
+            levels.
 
     Returns:
         Scales (channels,), of the largest magnitude of each row, and levels as `rows`.
@@ -53,11 +57,15 @@ def quantize_rows(
         return scales, levels.astype(np.int8)
     if moments.shape[-2:] != (rows.shape[1],) * 2 or moments.shape[:-2] not in ((), (len(rows),)):
         raise UsageError(f"second moments of shape {moments.shape} are not of {rows.shape} weights")
-    return scales, _with_feedback(rows.astype(np.float64), scales, top, moments)
+    return scales, _with_feedback(rows.astype(np.float64), scales, top, moments, keep_largest)
 
 
 def _with_feedback(
-    rows: NDArray[np.float64], scales: NDArray[np.float32], top: int, moments: NDArray[np.float64]
+    rows: NDArray[np.float64],
+    scales: NDArray[np.float32],
+    top: int,
+    moments: NDArray[np.float64],
+    keep_largest: bool,
 ) -> NDArray[np.int8]:
     upper = _feedback(moments)  # (columns, columns) or (channels, columns, columns)
     scale = scales.astype(np.float64)
@@ -70,7 +78,8 @@ def _with_feedback(
         errors = np.zeros((len(rows), stop - start))
         for column in range(start, stop):
             level = np.clip(np.rint(rows[:, column] / scale), -top, top)
-            level = np.where(largest == column, highest, level)
+            if keep_largest:
+                level = np.where(largest == column, highest, level)
             levels[:, column] = level
             error = (rows[:, column] - level * scale) / upper[..., column, column]
             rows[:, column:stop] -= error[:, None] * upper[..., column, column:stop]

@@ -80,7 +80,7 @@ class TflitePrecisionBuilder:
                 threads=threads,
                 on_sample=on_sample,
             )
-        self._made: dict[tuple[str, str], QuantizedWeights] = {}
+        self._made: dict[tuple[str, str, bool], QuantizedWeights] = {}
 
     @property
     def rounded_to_nearest(self) -> tuple[str, ...]:
@@ -104,12 +104,14 @@ class TflitePrecisionBuilder:
             UsageError: as `content`.
         """
         model = parse(self._content, self._name)
-        round_floats(model, self._chosen(model, precisions))
+        round_floats(model, self._chosen(model, precisions, keep_largest=True))
         return serialize(model)
 
-    def _chosen(self, model: Any, precisions: Mapping[str, str]) -> dict[str, QuantizedWeights]:
+    def _chosen(
+        self, model: Any, precisions: Mapping[str, str], keep_largest: bool = False
+    ) -> dict[str, QuantizedWeights]:
         return {
-            name: self._quantized(model, name, precision)
+            name: self._quantized(model, name, precision, keep_largest)
             for name, precision in precisions.items()
             if precision != FLOAT
         }
@@ -118,14 +120,20 @@ class TflitePrecisionBuilder:
         """Write the model."""
         out.write_bytes(self.content(precisions))
 
-    def _quantized(self, model: Any, name: str, precision: str) -> QuantizedWeights:
+    def _quantized(
+        self, model: Any, name: str, precision: str, keep_largest: bool
+    ) -> QuantizedWeights:
         """Each layer is rounded once in each precision."""
-        key = name, precision
+        key = name, precision, keep_largest
         if key not in self._made:
             if name not in self.found:
                 raise UsageError(f"the model has no float layer '{name}'")
             self._made[key] = quantize_layer(
-                model, self.found[name], precision, self.statistics.get(name)
+                model,
+                self.found[name],
+                precision,
+                self.statistics.get(name),
+                keep_largest=keep_largest,
             )
         return self._made[key]
 

@@ -58,12 +58,18 @@ class QuantizedWeights:
 
 
 def quantize_layer(
-    model: Any, layer: WeightLayer, precision: str, statistics: InputStatistics | None
+    model: Any,
+    layer: WeightLayer,
+    precision: str,
+    statistics: InputStatistics | None,
+    *,
+    keep_largest: bool = False,
 ) -> QuantizedWeights:
     """Round a layer's weights; the objects stay as they are.
 
     Args:
         statistics: of its inputs; None: every weight to its nearest level.
+        keep_largest: for `round_floats`; see `quantize_rows`.
 
     Raises:
         UsageError: the precision is not known, or the weights are not finite float32 numbers.
@@ -82,7 +88,7 @@ def quantize_layer(
     # A bias that can be shifted takes up the mean error; then only the variance is kept small.
     shifted = _bias(model, layer) is not None
     moments = statistics.covariance if shifted else statistics.moments
-    scales, levels = quantize_rows(rows, BITS[precision], moments)
+    scales, levels = quantize_rows(rows, BITS[precision], moments, keep_largest=keep_largest)
     errors = rows.astype(np.float64) - levels * scales[:, None].astype(np.float64)
     shift = (errors * statistics.mean).sum(axis=1).astype(np.float32) if shifted else None
     return QuantizedWeights(precision, scales, layer.unrows(levels), shift)
