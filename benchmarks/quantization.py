@@ -133,8 +133,10 @@ def _rfb(args: argparse.Namespace) -> Part:
 
 
 def _gguf(args: argparse.Namespace) -> Part:
-    errors = quantization_gguf.error_rows(args.shared)
-    files = quantization_gguf.file_rows(args.shared, 256 if args.quick else 4096, args.threads)
+    names = ("Q4_K",) if args.quick else tuple(quantization_gguf.ENCODERS)
+    tokens = 256 if args.quick else 4096
+    errors = quantization_gguf.error_rows(args.shared, names)
+    files = quantization_gguf.file_rows(args.shared, names, tokens, args.threads)
     table = _table(
         "K-quants on the matrices of a trained model: squared error next to llama.cpp's",
         ("type", "importance", "error", "tensors worse", "MB/s", "llama.cpp's MB/s"),

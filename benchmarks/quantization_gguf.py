@@ -71,25 +71,30 @@ class FileRow:
         return next(metric.after for metric in self.metrics if metric.name == name)
 
 
-def error_rows(shared: Path) -> list[ErrorRow]:
+def error_rows(shared: Path, names: Sequence[str] = tuple(ENCODERS)) -> list[ErrorRow]:
     """Errors and speed of the encoders on the model's matrices."""
     library = _ggml()
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         matrices = _matrices(_float_file(shared, Path(folder)))
     rows = []
-    for name in ENCODERS:
+    for name in names:
         for weighted in (False, True):
             rows.append(_error_row(name, weighted, matrices, library))
     return rows
 
 
-def file_rows(shared: Path, tokens: int = 4096, threads: int = 1) -> list[FileRow]:
+def file_rows(
+    shared: Path,
+    names: Sequence[str] = tuple(ENCODERS),
+    tokens: int = 4096,
+    threads: int = 1,
+) -> list[FileRow]:
     """Whole files: ours, ours in the size of llama.cpp's by a mix, and llama.cpp's."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         work = Path(folder)
         source = _float_file(shared, work)
         made: list[tuple[str, str, Path]] = []
-        for name in ENCODERS:
+        for name in names:
             ours, theirs = work / f"ours-{name}.gguf", work / f"theirs-{name}.gguf"
             export_gguf(source, ours, name, evaluate=False, threads=threads)
             made.append(("penstock", name, ours))
