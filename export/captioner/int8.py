@@ -56,6 +56,7 @@ def quantize_graph(data: bytes) -> tuple[bytes, dict[str, str]]:
     """One graph with int8 matrices and tables, and the precision of each weight by its name."""
     onnx, tools = onnx_library(), quantization()
     model = onnx.load_from_string(data)
+    _fold_transposes(onnx, model.graph)
     _plain_matmuls(onnx, model.graph)
     names = _matrices(model.graph)
     with tempfile.TemporaryDirectory(prefix="penstock-int8-") as folder, quiet_libraries():
@@ -77,6 +78,25 @@ def quantize_graph(data: bytes) -> tuple[bytes, dict[str, str]]:
         if node.op_type == "Conv":
             precisions[node.input[1]] = "float32"
     return model.SerializeToString(), precisions
+
+
+def _fold_transposes(onnx: Any, graph: Any) -> None:
+    """Constant matrices that the graph transposes as what they become: only those get int8."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    folded, nodes = {}, []
+    for node in graph.node:
+        table = weights.get(node.input[0]) if node.op_type == "Transpose" else None
+        if table is None or len(table.dims) != 2 or table.data_type != onnx.TensorProto.FLOAT:
+            nodes.append(node)
+            continue
+        name = node.input[0] + HEAD
+        matrix = np.ascontiguousarray(onnx.numpy_helper.to_array(table).T)
+        weights[name] = onnx.numpy_helper.from_array(matrix, name)
+        folded[node.output[0]] = name
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = folded.get(name, name)
+    _replace(graph, nodes, weights)
 
 
 def _plain_matmuls(onnx: Any, graph: Any) -> None:

@@ -1,13 +1,15 @@
 """The four ONNX graphs of a LightCap captioner.
 
-    encoder    pixels [1, 3, S, S]                         -> grid [1, cells, channels]
-    concepts   grid                                        -> concepts, scores [1, top]
-    prefix     concepts, scores, grid   -> prefix_keys, prefix_values [L, 1, H, top + cells, D]
-    decoder    tokens, parents [B], prefix_*, past_keys, past_values [L, R, H, T, D]
-               -> log_probabilities [B, vocabulary], keys, values [L, B, H, T + 1, D]
+    encoder    pixels [1, 3, S, S]              -> grid [1, cells, channels]
+    concepts   grid                             -> concepts, scores [1, top]
+    prefix     concepts, scores, grid           -> prefix [1, top + cells, hidden]
+    decoder    tokens, parents [B], place [1], prefix [B, P, hidden],
+               past_keys, past_values [L, R, H, T, D]
+               -> log_probabilities [B, vocabulary], keys, values [L, B, H, T + P + 1, D]
 
-The first three run once for a photo. What concepts and grid leave in each layer is cached, and so
-is every known token: a step of the decoder computes two tokens, the last one and the `[MASK]`.
+The first three run once for a photo. What concepts and grid leave in each layer is computed in the
+decoder's first step and cached with every known token: a later step computes two tokens, the last
+one and the `[MASK]`. So the layers' weights stand in one graph only.
 """
 
 from __future__ import annotations
@@ -48,13 +50,12 @@ def export_graphs(folder: LightCapFolder) -> LightCapGraphs:
     grid = torch.zeros(1, config.cells, config.channels)
     ids = torch.zeros(1, config.top_concepts, dtype=torch.long)
     scores = torch.zeros(1, config.top_concepts)
-    shape = (config.layers, 1, config.heads, config.top_concepts + config.cells, config.head_width)
-    prefix = torch.zeros(shape)
+    prefix = torch.zeros(2, 5, config.hidden)
     past = torch.zeros(config.layers, 3, config.heads, 4, config.head_width)
     tokens, parents = torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long)
-    beams, rows, known = Dim("beams"), Dim("rows"), Dim("known")
-    kept = {1: rows, 3: known}
-    shapes = ({0: beams}, {0: beams}, {}, {}, kept, kept)
+    beams, kept = Dim("beams"), {1: Dim("rows"), 3: Dim("known")}
+    shapes = ({0: beams}, {0: beams}, {}, {0: beams, 1: Dim("new")}, kept, kept)
+    place = torch.zeros(1, dtype=torch.long)
     return LightCapGraphs(
         encoder=to_onnx(folder.encoder, (pixels,), ["pixels"], ["grid"], None),
         concepts=to_onnx(Concepts(model), (grid,), ["grid"], ["concepts", "scores"], None),
@@ -62,13 +63,13 @@ def export_graphs(folder: LightCapFolder) -> LightCapGraphs:
             Prefix(model),
             (ids, scores, grid),
             ["concepts", "scores", "grid"],
-            ["prefix_keys", "prefix_values"],
+            ["prefix"],
             None,
         ),
         decoder=to_onnx(
             Step(model),
-            (tokens, parents, prefix, prefix, past, past),
-            ["tokens", "parents", "prefix_keys", "prefix_values", "past_keys", "past_values"],
+            (tokens, parents, place, prefix, past, past.clone()),  # one tensor would be one input
+            ["tokens", "parents", "place", "prefix", "past_keys", "past_values"],
             ["log_probabilities", "keys", "values"],
             shapes,
         ),

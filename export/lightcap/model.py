@@ -204,14 +204,17 @@ class LightCap(nn.Module):
         """Embeddings of all concepts' names [concepts, hidden], of the fusion's own words."""
         return (self.words(self.concept_pieces) * self.concept_weights[..., None]).sum(dim=1)
 
-    def prefix_tokens(self, concepts: Tensor, scores: Tensor, grid: Tensor | None) -> Tensor:
+    def prefix_tokens(
+        self, concepts: Tensor, scores: Tensor, grid: Tensor | None, table: Tensor | None = None
+    ) -> Tensor:
         """Concept tokens [batch, top + cells, hidden] and behind them the modulated grid's.
 
         Args:
             concepts, scores: [batch, top].
             grid: [batch, cells, channels]; None in pre-training on text.
+            table: `concept_table()`, where it was computed before.
         """
-        names = F.embedding(concepts, self.concept_table())
+        names = F.embedding(concepts, self.concept_table() if table is None else table)
         tokens = names + self.confidence(scores[..., None])
         if grid is not None:
             cells = self.grid_in(self.modulator(names, grid)) + self.grid_places

@@ -22,7 +22,6 @@ from penstock.runtime.caption.member_graph import MemberGraph, Values
 from penstock.runtime.caption.preprocess import prepare
 
 VOCABULARY, CONCEPTS = "vocab.txt", "concepts.txt"
-PREFIX = ("prefix_keys", "prefix_values")
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,10 @@ class LightCapNetwork:
         self._concepts = MemberGraph(file, "concepts.onnx", threads)
         self._concepts.expect(("grid",), ("concepts", "scores"))
         self._prefix = MemberGraph(file, "prefix.onnx", threads)
-        self._prefix.expect(("concepts", "scores", "grid"), PREFIX)
+        self._prefix.expect(("concepts", "scores", "grid"), ("prefix",))
         self._decoder = MemberGraph(file, "decoder.onnx", threads)
         self._decoder.expect(
-            ("tokens", "parents", *PREFIX, "past_keys", "past_values"),
+            ("tokens", "parents", "place", "prefix", "past_keys", "past_values"),
             ("log_probabilities", "keys", "values"),
         )
 
@@ -73,7 +72,7 @@ class LightCapNetwork:
         seen = perf_counter()
         found = self._concepts.run({"grid": grid})
         known = perf_counter()
-        prefix = self._prefix.run({**found, "grid": grid})
+        prefix = self._prefix.run({**found, "grid": grid})["prefix"]
         done = perf_counter()
         times = Times(
             preprocess_ms=(ready - begin) * 1000,
@@ -117,33 +116,44 @@ class LightCapNetwork:
 class LightCapRun:
     """A decoder that has seen a photo; see `penstock.runtime.caption.beam_search.StepModel`."""
 
-    def __init__(self, graph: MemberGraph, shape: FusionShape, prefix: Values) -> None:
+    def __init__(self, graph: MemberGraph, shape: FusionShape, prefix: object) -> None:
         self._graph = graph
         self._shape = shape
         self._prefix = prefix
         self._past: Values = {}
+        self._place = 0
 
     def begin(self) -> NDArray[np.float32]:
-        """Log-probabilities [vocabulary] of the first token."""
+        """Log-probabilities [vocabulary] of the first token; image and concepts go in here."""
         shape = self._shape
         nothing = np.zeros((shape.layers, 1, shape.heads, 0, shape.head_width), np.float32)
         empty = self._graph.value(nothing)
-        self._past = {"past_keys": empty, "past_values": empty}
-        first: NDArray[np.float32] = self.step(np.array([shape.begin]), np.zeros(1, np.int64))[0]
+        self._past, self._place = {"past_keys": empty, "past_values": empty}, 0
+        first: NDArray[np.float32] = self._run(
+            np.array([shape.begin]), np.zeros(1, np.int64), self._prefix
+        )[0]
         return first
 
     def step(self, tokens: NDArray[np.int64], parents: NDArray[np.int64]) -> NDArray[np.float32]:
         """Log-probabilities [beams, vocabulary] of the token after `tokens`."""
-        fed = {"tokens": self._graph.value(tokens), "parents": self._graph.value(parents)}
-        made = self._graph.run({**fed, **self._prefix, **self._past})
+        hidden = self._shape.heads * self._shape.head_width
+        nothing = self._graph.value(np.zeros((len(tokens), 0, hidden), np.float32))
+        return self._run(tokens, parents, nothing)
+
+    def _run(
+        self, tokens: NDArray[np.int64], parents: NDArray[np.int64], prefix: object
+    ) -> NDArray[np.float32]:
+        value = self._graph.value
+        place = value(np.array([self._place]))
+        fed = {"tokens": value(tokens), "parents": value(parents), "place": place, "prefix": prefix}
+        made = self._graph.run({**fed, **self._past})
+        self._place += 1
         scores: NDArray[np.float32] = made["log_probabilities"].numpy()
         wanted = (len(tokens), self._shape.vocabulary)
-        floats = scores.dtype == np.float32
-        if not floats or scores.shape != wanted or np.isnan(scores).any():
+        if scores.shape != wanted or np.isnan(scores).any():
             raise PenstockError(
-                f"{self._graph.where}: gave log-probabilities {scores.dtype} "
-                f"{list(scores.shape)}, expected float32 {list(wanted)} without NaN; export the "
-                "model again"
+                f"{self._graph.where}: gave log-probabilities {list(scores.shape)}, expected "
+                f"{list(wanted)} without NaN; export the model again"
             )
         self._past = {"past_keys": made["keys"], "past_values": made["values"]}
         return scores

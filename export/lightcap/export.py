@@ -1,0 +1,240 @@
+"""`penstock export lightcap`: a trained LightCap captioner becomes one file that Penstock runs.
+
+1. read      the folder that training wrote
+2. export    four ONNX graphs in float32, held against torch
+3. quantize  to int8, the encoder with ranges from photos
+4. check     the int8 file against the float one, on photos
+5. keep      the file, if every gate held
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import PenstockError, UsageError
+from penstock.export.artifact_report import ArtifactReport, Gate
+from penstock.export.captioner_bundle import write_captioner
+from penstock.export.gates import Floors, GateError, change_gate, with_gates
+from penstock.export.lightcap.agreement import (
+    LightCapFile,
+    caption_latency,
+    compare,
+    torch_difference,
+)
+from penstock.export.lightcap.folder import LightCapFolder, read_folder
+from penstock.export.lightcap.graphs import LightCapGraphs, export_graphs
+from penstock.export.lightcap.int8 import ENCODER_RECIPE, Pixels, quantize_graphs
+from penstock.export.report import Progress, ProgressCallback
+from penstock.loaders.cores import usable_cores
+from penstock.loaders.partial_file import check_writable
+from penstock.runtime.caption.manifest import ImageInput
+from penstock.runtime.caption.preprocess import prepare
+
+TORCH_TOLERANCE = 2e-3  # of log-probabilities; float32 sums in another order
+LEAST_COSINE = 0.9  # of int8 log-probabilities; below is a broken graph, not rounding
+MADE_UP = 8  # pictures, where no photos are given
+MOST_CALIBRATION = 200  # photos
+
+
+def export_lightcap(
+    source: str | os.PathLike[str] | LightCapFolder,
+    out: str | os.PathLike[str],
+    *,
+    int8: bool = True,
+    recipe: str = ENCODER_RECIPE,
+    calibration: Mapping[str, NDArray[np.uint8]] | None = None,
+    evaluation: Mapping[str, NDArray[np.uint8]] | None = None,
+    references: Mapping[str, Sequence[str]] | None = None,
+    beams: int = 3,
+    max_tokens: int = 20,
+    length_penalty: float = 1.0,
+    floors: Floors | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> ArtifactReport:
+    """Export a LightCap captioner.
+
+    Args:
+        source: a folder, see `penstock.export.lightcap.folder`, or one that was read.
+        out: the file.
+        int8: weights in int8; else float32.
+        recipe: of the encoder's quantization.
+        calibration: photos by name, uint8 [height, width, 3], for the ranges of activations; the
+            first 200 count. None: made-up pictures, which is said in a note.
+        evaluation: photos by name that the report is measured on; None: those of calibration.
+        references: captions of the photos of evaluation by people; with them the report has
+            CIDEr-D.
+        beams, max_tokens, length_penalty: how captions are searched for unless the user says.
+        floors: of `grid_sqnr_db`, `concepts_equal`, `cosine`, `captions_equal`, `cider_d`.
+
+    Raises:
+        GateError: the artifact was made and refused.
+        FormatError, UsageError, StorageError, BackendMissingError.
+    """
+    path, stages = Path(out), _Stages(progress)
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already; give another name, or ask for overwriting")
+    check_writable(path)
+    with stages("read"):
+        folder = source if isinstance(source, LightCapFolder) else read_folder(Path(source))
+        if max_tokens >= folder.config.positions:
+            raise UsageError(
+                f"max_tokens is {max_tokens}, the captioner has places for "
+                f"{folder.config.positions - 1}"
+            )
+        notes = []
+        if calibration is None:
+            calibration = made_up_pictures()
+            notes.append("calibrated on made-up pictures; give photos (--photos) for real use")
+        images = evaluation or calibration
+    manifest = _manifest(folder, beams, max_tokens, length_penalty)
+    with stages("export"):
+        graphs = export_graphs(folder)
+    threads = threads or usable_cores()
+    with tempfile.TemporaryDirectory(prefix=".penstock-", dir=path.parent) as temporary:
+        plain, made = Path(temporary) / "float32", Path(temporary) / "artifact"
+        _write(plain, folder, manifest, graphs, "float32")
+        precisions: dict[str, str] = {}
+        if int8:
+            with stages("quantize"):
+                pixels = _pixels(folder, calibration)
+                graphs, precisions = quantize_graphs(graphs, pixels, recipe, threads)
+        _write(made, folder, manifest, graphs, "int8" if int8 else "float32")
+        changed = sum(kind != "float32" for kind in precisions.values())
+        report = ArtifactReport(
+            source=folder.card.get("name", str(source)) if isinstance(source, LightCapFolder)
+            else str(source),
+            artifact=str(path),
+            target="captioner",
+            recipe=f"encoder {recipe}, rest dynamic-int8 per-channel" if int8 else "float32",
+            source_bytes=folder.float_bytes,
+            artifact_bytes=made.stat().st_size,
+            precisions=precisions,
+            gates=(change_gate(changed, len(precisions)),) if int8 else (),
+            notes=tuple(notes),
+        )  # fmt: skip
+        with stages("check"):
+            report = _checked(report, folder, plain, made, images, references, threads)
+        wanted = floors or Floors()
+        if not int8:  # a float file is as large as its source
+            wanted = replace(wanted, min_ratio=wanted.min_ratio or 0.0)
+        report = replace(with_gates(report, wanted), seconds=stages.seconds)
+        if not report.passed:
+            raise GateError(report)
+        os.replace(made, path)
+    return report
+
+
+def made_up_pictures(count: int = MADE_UP, side: int = 256) -> dict[str, NDArray[np.uint8]]:
+    """Coarse random colours, always the same."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+    large = coarse.repeat(side // 8, axis=1).repeat(side // 8, axis=2)
+    return {f"picture {index}": image for index, image in enumerate(large)}
+
+
+def _checked(
+    report: ArtifactReport, folder: LightCapFolder, plain: Path, made: Path,
+    images: Mapping[str, NDArray[np.uint8]], references: Mapping[str, Sequence[str]] | None,
+    threads: int,
+) -> ArtifactReport:  # fmt: skip
+    """The report with metrics, latencies and gates that come from running the files."""
+    try:
+        before, after = LightCapFile(plain, threads), LightCapFile(made, threads)
+        first = next(iter(images.values()))
+        off = torch_difference(folder, before, first)
+        metrics = compare(before, after, images, references)
+        latency = caption_latency([before, after], first)
+    except PenstockError as error:
+        return replace(report, gates=(*report.gates, Gate("loads", False, str(error))))
+    cosine = next(metric.after for metric in metrics if metric.name == "cosine")
+    gates = (
+        Gate("loads", True, "loaded back and run"),
+        Gate(
+            "float graphs equal torch",
+            off <= TORCH_TOLERANCE,
+            f"log-probabilities off by at most {off:.1e}, wanted {TORCH_TOLERANCE:g}",
+        ),
+        Gate("log-probabilities", cosine >= LEAST_COSINE,
+             f"cosine {cosine:.4f} to the float graphs', wanted at least {LEAST_COSINE}"),
+    )  # fmt: skip
+    return replace(
+        report, metrics=metrics, latency_before=latency[0], latency_after=latency[1],
+        gates=(*report.gates, *gates),
+    )  # fmt: skip
+
+
+def _manifest(
+    folder: LightCapFolder, beams: int, max_tokens: int, length_penalty: float
+) -> dict[str, Any]:
+    config = folder.config
+    mean, std = folder.pixels()
+    return {
+        "architecture": "lightcap",
+        "name": folder.card.get("name", "LightCap captioner"),
+        "card": folder.card,
+        "image": {
+            "size": config.image_size, "resize": "stretch", "resample": "bilinear",
+            "mean": list(mean), "std": list(std),
+        },
+        "fusion": {
+            "layers": config.layers, "heads": config.heads, "head_width": config.head_width,
+            "vocabulary": config.vocabulary, "concepts": config.concepts, "begin": config.begin,
+            "positions": config.positions,
+        },
+        "generation": {
+            "beams": beams, "max_tokens": max_tokens, "end": config.end,
+            "most_tokens": min(64, config.positions - 1), "length_penalty": length_penalty,
+        },
+    }  # fmt: skip
+
+
+def _pixels(folder: LightCapFolder, images: Mapping[str, NDArray[np.uint8]]) -> Pixels:
+    mean, std = folder.pixels()
+    wanted = ImageInput(folder.config.image_size, "stretch", "bilinear", mean, std)
+    chosen = list(images.items())[:MOST_CALIBRATION]
+    return Pixels("photos", [(name, prepare(image, wanted)) for name, image in chosen])
+
+
+def _write(
+    out: Path, folder: LightCapFolder, manifest: dict[str, Any], graphs: LightCapGraphs,
+    weights: str,
+) -> None:  # fmt: skip
+    members = graphs.members() | {
+        "vocab.txt": ("\n".join(folder.vocabulary) + "\n").encode(),
+        "concepts.txt": ("\n".join(folder.concepts) + "\n").encode(),
+    }
+    write_captioner(out, {**manifest, "weights": weights}, members)
+
+
+class _Stages:
+    """Seconds of each stage, and where the export is."""
+
+    def __init__(self, progress: ProgressCallback | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._name, self._begin = "", 0.0
+
+    def __call__(self, name: str) -> _Stages:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+        if self._progress is not None:
+            self._progress(Progress(self._name, 0, 1, "step"))
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self._name] = time.perf_counter() - self._begin
+        if self._progress is not None:
+            self._progress(Progress(self._name, 1, 1, "step"))
