@@ -44,7 +44,7 @@ def static_int8(
                 model,
                 recipe.per_channel,
                 recipe.reduce_range,
-                tools.QuantType.QInt8,
+                tools.QuantType.QUInt8 if recipe.uint8_weights else tools.QuantType.QInt8,
                 tools.QuantType.QUInt8,
                 tensors_data(prepared, ranges),
                 nodes,

@@ -13,13 +13,15 @@ def saturation_note(recipe: OnnxRecipe) -> tuple[str, ...]:
     """A warning where int8 products may overflow; empty where they cannot, or it is not known."""
     if recipe.kind not in ("static-int8", "dynamic-int8") or recipe.reduce_range:
         return ()
+    if recipe.uint8_weights:
+        return ()
     flags = processor_flags()
     if "avx2" not in flags or any("vnni" in flag for flag in flags):
         return ()
     return (
         "this processor has AVX2 and no VNNI: sums of two products saturate at 16 bits, which "
-        "costs accuracy where weights are large; compare with the word reduce-range (weights in 7 "
-        "bits)",
+        "costs accuracy where weights are large; compare with the words reduce-range (weights in 7 "
+        "bits) and, of static-int8, uint8-weights",
     )
 
 

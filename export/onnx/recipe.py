@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `dynamic-int8` | int8 | uint8, scaled in every run | `per-channel`, `reduce-range` |
 | `static-int8` | int8 | uint8, scaled once, from data | `minmax`, `percentile`, `percentile=P` |
-| | | | or `entropy`; `per-channel`, `symmetric`, `reduce-range` |
+| | | | or `entropy`; `per-channel` or `uint8-weights`, `symmetric`, `reduce-range` |
 | `weight-int8`, `weight-int4` | int8, int4 a channel | float | |
 | `block-int4`, `block-int8` | blocks, of MatMul and Gemm | float | `rtn` or, in 4 bits, `hqq`, |
 | | | | `k-quant`, `gptq`; `block=N`, `symmetric`, `qdq` |
@@ -29,7 +29,7 @@ ALGORITHMS: tuple[Algorithm, ...] = ("rtn", "k-quant", "hqq", "gptq")
 _CHANNELS = frozenset({"per-channel", "reduce-range"})
 WORDS: dict[Kind, frozenset[str]] = {
     "dynamic-int8": _CHANNELS,
-    "static-int8": _CHANNELS | {"symmetric", *METHODS},
+    "static-int8": _CHANNELS | {"symmetric", "uint8-weights", *METHODS},
     "weight-int8": frozenset(),
     "weight-int4": frozenset(),
     "block-int4": frozenset({"symmetric", "qdq", *ALGORITHMS}),
@@ -50,6 +50,8 @@ class OnnxRecipe:
         symmetric: zero point 0 for activations, or for blocks.
         reduce_range: weights in 7 bits: processors without VNNI add two products in 16 bits,
             which overflow with the full range.
+        uint8_weights: weights in uint8 with a zero point, one scale for all: products do not
+            overflow anywhere, and models that were trained on such a grid stay on it.
         algorithm, block, qdq: of block-int4 and block-int8; `qdq` writes DequantizeLinear and
             MatMul instead of MatMulNBits.
     """
@@ -60,6 +62,7 @@ class OnnxRecipe:
     per_channel: bool = False
     symmetric: bool = False
     reduce_range: bool = False
+    uint8_weights: bool = False
     algorithm: Algorithm = "rtn"
     block: int = 32
     qdq: bool = False
@@ -84,6 +87,7 @@ class OnnxRecipe:
             "per-channel": self.per_channel,
             "symmetric": self.symmetric,
             "reduce-range": self.reduce_range,
+            "uint8-weights": self.uint8_weights,
             "qdq": self.qdq,
         }
         return " ".join(words + [word for word, on in flags.items() if on])
@@ -115,6 +119,8 @@ def parse_recipe(text: str) -> OnnxRecipe:
     recipe = replace(OnnxRecipe(kind), **chosen)
     if recipe.qdq and recipe.algorithm != "rtn":
         raise UsageError(f"recipe '{text}': only rtn can be written as qdq")
+    if recipe.uint8_weights and recipe.per_channel:
+        raise UsageError(f"recipe '{text}': uint8-weights have one scale, not one per-channel")
     return recipe
 
 

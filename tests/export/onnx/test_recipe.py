@@ -21,6 +21,10 @@ from penstock.export.onnx.recipe import OnnxRecipe, parse_recipe
             OnnxRecipe("static-int8", "percentile", 99.9, reduce_range=True),
         ),
         (
+            "static-int8 minmax uint8-weights",
+            OnnxRecipe("static-int8", uint8_weights=True),
+        ),
+        (
             "block-int4 k-quant block=64 symmetric",
             OnnxRecipe("block-int4", algorithm="k-quant", block=64, symmetric=True),
         ),
@@ -39,6 +43,8 @@ def test_words(text: str, recipe: OnnxRecipe) -> None:
         ("dynamic-int8 entropy", "does not take 'entropy'; it takes per-channel, reduce-range"),
         ("static-int8 percentile=40", "above 50 and at most 100"),
         ("static-int8 percentile=nan", "above 50 and at most 100"),
+        ("static-int8 uint8-weights per-channel", "one scale, not one per-channel"),
+        ("dynamic-int8 uint8-weights", "does not take 'uint8-weights'"),
         ("static-int8 block=32", "does not take 'block=32'"),
         ("block-int8 gptq", "does not take 'gptq'"),
         ("block-int8 hqq", "does not take 'hqq'"),
