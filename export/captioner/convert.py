@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +32,8 @@ from penstock.export.captioner.int8 import quantize_graphs
 from penstock.export.captioner.source import CaptionerSource, open_captioner_source
 from penstock.export.captioner_bundle import write_captioner
 from penstock.export.gates import Floors, GateError, change_gate, with_gates
-from penstock.export.report import Progress, ProgressCallback
+from penstock.export.report import ProgressCallback
+from penstock.export.stage_clock import StageClock
 from penstock.loaders.cores import usable_cores
 from penstock.loaders.partial_file import check_writable
 
@@ -83,18 +81,18 @@ def export_captioner(
         raise UsageError(f"{path} is there already; give another name, or ask for overwriting")
     check_writable(path)
     floors = floors or Floors()
-    clock = _Clock(progress)
-    with clock.stage("read"):
+    clock = StageClock(progress)
+    with clock("read"):
         images = _images(photos)
         read = open_captioner_source(source, beams=beams, max_tokens=max_tokens, prompt=prompt)
-    with clock.stage("export"):
+    with clock("export"):
         graphs = export_graphs(read.network)
     with tempfile.TemporaryDirectory(prefix=".penstock-", dir=path.parent) as folder:
         plain = Path(folder) / "float32"
         _write(plain, read, graphs, "float32")
         made, precisions, changed = plain, dict[str, str](), 0
         if int8:
-            with clock.stage("quantize"):
+            with clock("quantize"):
                 quantized = quantize_graphs(graphs)
                 precisions, changed = quantized.precisions, quantized.changed
                 made = Path(folder) / "int8"
@@ -110,7 +108,7 @@ def export_captioner(
             gates=(change_gate(changed, len(precisions)),) if int8 else (),
             notes=_notes(read, photos, len(images)),
         )
-        with clock.stage("check"):
+        with clock("check"):
             report = _checked(report, read, plain, made, images, threads)
         report = with_gates(report, floors if int8 else _without_size(floors))
         report = replace(report, seconds=clock.seconds)
@@ -204,23 +202,3 @@ def _keep(made: Path, out: Path) -> None:
         os.replace(made, out)
     except OSError as error:
         raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from None
-
-
-@dataclass
-class _Clock:
-    """Seconds of each stage, and where the export is."""
-
-    progress: ProgressCallback | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self._tell(name, 0)
-        begin = perf_counter()
-        yield
-        self.seconds[name] = perf_counter() - begin
-        self._tell(name, 1)
-
-    def _tell(self, name: str, done: int) -> None:
-        if self.progress is not None:
-            self.progress(Progress(name, done, 1, "step"))

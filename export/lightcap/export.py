@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +32,10 @@ from penstock.export.lightcap.agreement import (
 from penstock.export.lightcap.folder import LightCapFolder, read_folder
 from penstock.export.lightcap.graphs import LightCapGraphs, export_graphs
 from penstock.export.lightcap.int8 import ENCODER_RECIPE, Pixels, quantize_graphs
-from penstock.export.report import Progress, ProgressCallback
+from penstock.export.report import ProgressCallback
+from penstock.export.stage_clock import StageClock
 from penstock.loaders.cores import usable_cores
 from penstock.loaders.partial_file import check_writable
-from penstock.runtime.caption.manifest import ImageInput
-from penstock.runtime.caption.preprocess import prepare
 
 TORCH_TOLERANCE = 2e-3  # of log-probabilities; float32 sums in another order
 LEAST_COSINE = 0.9  # of int8 log-probabilities; below is a broken graph, not rounding
@@ -81,11 +79,11 @@ def export_lightcap(
         GateError: the artifact was made and refused.
         FormatError, UsageError, StorageError, BackendMissingError.
     """
-    path, stages = Path(out), _Stages(progress)
+    path, clock = Path(out), StageClock(progress)
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already; give another name, or ask for overwriting")
     check_writable(path)
-    with stages("read"):
+    with clock("read"):
         folder = source if isinstance(source, LightCapFolder) else read_folder(Path(source))
         if max_tokens >= folder.config.positions:
             raise UsageError(
@@ -98,7 +96,7 @@ def export_lightcap(
             notes.append("calibrated on made-up pictures; give photos (--photos) for real use")
         images = evaluation or calibration
     manifest = _manifest(folder, beams, max_tokens, length_penalty)
-    with stages("export"):
+    with clock("export"):
         graphs = export_graphs(folder)
     threads = threads or usable_cores()
     with tempfile.TemporaryDirectory(prefix=".penstock-", dir=path.parent) as temporary:
@@ -106,7 +104,7 @@ def export_lightcap(
         _write(plain, folder, manifest, graphs, "float32")
         precisions: dict[str, str] = {}
         if int8:
-            with stages("quantize"):
+            with clock("quantize"):
                 pixels = _pixels(folder, calibration)
                 graphs, precisions = quantize_graphs(graphs, pixels, recipe, threads)
         _write(made, folder, manifest, graphs, "int8" if int8 else "float32")
@@ -123,12 +121,12 @@ def export_lightcap(
             gates=(change_gate(changed, len(precisions)),) if int8 else (),
             notes=tuple(notes),
         )  # fmt: skip
-        with stages("check"):
+        with clock("check"):
             report = _checked(report, folder, plain, made, images, references, threads)
         wanted = floors or Floors()
         if not int8:  # a float file is as large as its source
             wanted = replace(wanted, min_ratio=wanted.min_ratio or 0.0)
-        report = replace(with_gates(report, wanted), seconds=stages.seconds)
+        report = replace(with_gates(report, wanted), seconds=clock.seconds)
         if not report.passed:
             raise GateError(report)
         os.replace(made, path)
@@ -200,6 +198,9 @@ def _manifest(
 
 
 def _pixels(folder: LightCapFolder, images: Mapping[str, NDArray[np.uint8]]) -> Pixels:
+    from penstock.runtime.caption.manifest import ImageInput
+    from penstock.runtime.caption.preprocess import prepare
+
     mean, std = folder.pixels()
     wanted = ImageInput(folder.config.image_size, "stretch", "bilinear", mean, std)
     chosen = list(images.items())[:MOST_CALIBRATION]
@@ -215,26 +216,3 @@ def _write(
         "concepts.txt": ("\n".join(folder.concepts) + "\n").encode(),
     }
     write_captioner(out, {**manifest, "weights": weights}, members)
-
-
-class _Stages:
-    """Seconds of each stage, and where the export is."""
-
-    def __init__(self, progress: ProgressCallback | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-        self._name, self._begin = "", 0.0
-
-    def __call__(self, name: str) -> _Stages:
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._begin = time.perf_counter()
-        if self._progress is not None:
-            self._progress(Progress(self._name, 0, 1, "step"))
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self._name] = time.perf_counter() - self._begin
-        if self._progress is not None:
-            self._progress(Progress(self._name, 1, 1, "step"))

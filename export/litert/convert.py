@@ -32,12 +32,14 @@ from penstock.export.dataset import Dataset, Sample
 from penstock.export.gates import Floors, GateError, with_gates
 from penstock.export.litert.flatbuffer_model import parse, text
 from penstock.export.litert.flatbuffer_writer import serialize
-from penstock.export.litert.quantize import Clock, check_target, open_litert, quantize_tflite
+from penstock.export.litert.quantize import open_litert, quantize_tflite
 from penstock.export.litert.quiet import quiet
 from penstock.export.litert.recipes import litert_recipe
 from penstock.export.litert.repair import SIGNATURE, name_signature, repair
 from penstock.export.precision_search import PrecisionSearch
 from penstock.export.report import ProgressCallback
+from penstock.export.stage_clock import StageClock
+from penstock.export.target_file import check_target
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tflite_file import read_tflite
 
@@ -88,10 +90,10 @@ def export_litert(
         StorageError.
     """
     out = Path(out)
-    check_target(Path(os.devnull), out, overwrite)
+    check_target(Path(os.devnull), out, overwrite, ".tflite", "a TFLite model")
     if recipe is not None:
         litert_recipe(recipe)
-    clock = Clock()
+    clock = StageClock()
     model = _TorchModel.of(module, example_inputs)
     with clock("conversion"):
         content = _named(model, model.converted(), input_names, output_names)

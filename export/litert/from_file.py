@@ -22,8 +22,6 @@ from penstock.export.litert.flatbuffer_model import read_model
 from penstock.export.litert.flatbuffer_writer import serialize
 from penstock.export.litert.quantize import (
     NOISE_SAMPLES,
-    Clock,
-    check_target,
     open_litert,
     quantize_tflite,
 )
@@ -31,6 +29,8 @@ from penstock.export.litert.repair import repair
 from penstock.export.precision_search import PrecisionSearch
 from penstock.export.quantize import DataPaths
 from penstock.export.report import ProgressCallback
+from penstock.export.stage_clock import StageClock
+from penstock.export.target_file import check_target
 from penstock.loaders.file_kind import TFLITE, file_kind
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tensor_graph import TensorSpec
@@ -73,7 +73,7 @@ def export_litert_file(
         "overwrite": overwrite, "progress": progress,
     }  # fmt: skip
     if file_kind(source) == TFLITE:
-        check_target(source, out, overwrite)
+        check_target(source, out, overwrite, ".tflite", "a TFLite model")
         graph, model = read_model(source)
         calibration, evaluation = data.open(graph.inputs)
         if recipe is None:
@@ -108,7 +108,7 @@ def _repaired(
     source: Path, out: Path, size: int, model: Any, graph: Any, data: Dataset, floors: Floors
 ) -> ArtifactReport:
     """Write the repaired file; it must compute what it did."""
-    clock = Clock()
+    clock = StageClock()
     with clock("repair"):
         notes = repair(model, graph)
         if not notes:

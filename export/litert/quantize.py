@@ -8,14 +8,12 @@ The file is repaired first, where older converters left something out (`repair`)
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from penstock.errors import StorageError, UsageError
+from penstock.errors import UsageError
 from penstock.export.artifact_check import check_artifact
 from penstock.export.artifact_report import ArtifactReport
 from penstock.export.comparison import evaluator
@@ -37,8 +35,10 @@ from penstock.export.precision_search import (
     search_precisions,
 )
 from penstock.export.report import Progress, ProgressCallback
+from penstock.export.stage_clock import StageClock
+from penstock.export.target_file import check_target
 from penstock.loaders.cores import usable_cores
-from penstock.loaders.partial_file import check_writable, partial_file
+from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tensor_graph import TensorGraph
 from penstock.loaders.tflite_file import read_tflite
 from penstock.runtime.backends.litert_model import LitertModel
@@ -87,7 +87,7 @@ def quantize_tflite(
     recipe = litert_recipe(recipe) if isinstance(recipe, str) else recipe
     search, floors = search or PrecisionSearch(), floors or Floors()
     source, out = Path(source), Path(out)
-    check_target(source, out, overwrite)
+    check_target(source, out, overwrite, ".tflite", "a TFLite model")
     if recipe.calibrated and calibration is None:
         raise UsageError(
             f"recipe '{recipe.name}' needs calibration data: a folder of images or an .npz "
@@ -99,7 +99,7 @@ def quantize_tflite(
             "layers or mix precisions"
         )
     open_litert(source, 1).close()  # operators that LiteRT lacks are an error here
-    clock = Clock()
+    clock = StageClock()
     with clock("preparation"):
         model = repaired_model(source)
     job = _Job(
@@ -146,19 +146,6 @@ def repaired_model(source: Path) -> RepairedModel:
 
 
 @dataclass
-class Clock:
-    """Seconds of each stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-@dataclass
 class _Job:
     model: RepairedModel
     recipe: Recipe
@@ -166,7 +153,7 @@ class _Job:
     evaluation: Dataset | None
     samples: int | None
     threads: int
-    clock: Clock
+    clock: StageClock
     progress: ProgressCallback | None
 
     def quantized(self, search: PrecisionSearch) -> tuple[bytes, Found]:
@@ -315,21 +302,6 @@ class _Job:
 def open_litert(path: Path, threads: int) -> LitertModel:
     """Load a TFLite file, whatever its name ends in."""
     return LitertModel(read_tflite(path), threads)
-
-
-def check_target(source: Path, out: Path, overwrite: bool) -> None:
-    """Raises UsageError, StorageError: nothing can be written there."""
-    if out.suffix.lower() != ".tflite":
-        raise UsageError(f"{out}: the name of a TFLite model ends in .tflite")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise UsageError(
-            f"{out}: exists; choose another name, or pass overwrite=True (--overwrite)"
-        )
-    if out.exists() and source.exists() and os.path.samefile(source, out):
-        raise UsageError(f"{out}: is the source; choose another name")
-    if not out.parent.is_dir():
-        raise StorageError(f"{out.parent}: there is no such folder; make it first")
-    check_writable(out)
 
 
 def _named(made: list[str], names: Mapping[str, str]) -> dict[str, str]:

@@ -22,8 +22,6 @@ from penstock.export.onnx.libraries import quiet_libraries
 from penstock.export.onnx.preparation import prepare_model, without_shapes
 from penstock.export.onnx.quantize import (
     NOISE_SAMPLES,
-    Clock,
-    check_target,
     open_onnx,
     quantize_onnx,
     serialized,
@@ -38,6 +36,8 @@ from penstock.export.onnx.torch_model import (
 from penstock.export.precision_search import PrecisionSearch
 from penstock.export.quantize import DataPaths
 from penstock.export.report import ProgressCallback
+from penstock.export.stage_clock import StageClock
+from penstock.export.target_file import check_target
 from penstock.loaders.cores import usable_cores
 from penstock.loaders.onnx_file import read_onnx
 from penstock.loaders.partial_file import partial_file
@@ -97,8 +97,8 @@ def export_onnx(
         "overwrite": overwrite, "progress": progress,
     }  # fmt: skip
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-    check_target(path or Path(os.devnull), out, overwrite)
-    clock, cores = Clock(), threads or usable_cores()
+    check_target(path or Path(os.devnull), out, overwrite, ".onnx", "an ONNX model")
+    clock, cores = StageClock(), threads or usable_cores()
     with tempfile.TemporaryDirectory(prefix="penstock-onnx-") as folder:
         if path is not None and path.suffix.lower() == ".onnx":
             name, nbytes, original = str(path), read_onnx(path).size, path

@@ -6,14 +6,11 @@ report = quantize_onnx("float.onnx", "int8.onnx", "static-int8 percentile", cali
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import StorageError, UnsupportedModelError, UsageError
+from penstock.errors import UnsupportedModelError, UsageError
 from penstock.export.artifact_check import check_artifact
 from penstock.export.artifact_report import ArtifactReport
 from penstock.export.comparison import evaluator
@@ -41,9 +38,11 @@ from penstock.export.precision_search import (
     search_precisions,
 )
 from penstock.export.report import ProgressCallback
+from penstock.export.stage_clock import StageClock
+from penstock.export.target_file import check_target
 from penstock.loaders.cores import usable_cores
 from penstock.loaders.onnx_file import read_onnx
-from penstock.loaders.partial_file import check_writable, partial_file
+from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tensor_graph import TensorGraph
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def quantize_onnx(
     search, floors = search or PrecisionSearch(), floors or Floors()
     cores = threads or usable_cores()
     source, out = Path(source), Path(out)
-    check_target(source, out, overwrite)
+    check_target(source, out, overwrite, ".onnx", "an ONNX model")
     if recipe.calibrated and calibration is None:
         raise UsageError(
             f"recipe '{recipe}' needs calibration data: a folder of images or an .npz "
@@ -107,7 +106,7 @@ def quantize_onnx(
         )
     with open_onnx(source, 1):  # operators that onnxruntime lacks are an error here
         graph = read_onnx(source)
-    clock = Clock()
+    clock = StageClock()
     with clock("preparation"):
         int4 = recipe.kind == "weight-int4" or search.wanted or recipe.qdq
         prepared = prepare_model(source, INT4_OPSET if int4 else PER_AXIS_OPSET)
@@ -123,19 +122,6 @@ def quantize_onnx(
 
 
 @dataclass
-class Clock:
-    """Seconds of each stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-@dataclass
 class _Job:
     prepared: PreparedModel
     graph: TensorGraph
@@ -144,7 +130,7 @@ class _Job:
     evaluation: Dataset | None
     samples: int | None
     threads: int
-    clock: Clock
+    clock: StageClock
     progress: ProgressCallback | None
 
     def quantized(self, search: PrecisionSearch) -> tuple[Any, Found]:
@@ -274,21 +260,6 @@ def serialized(model: Any, out: Path) -> bytes:
         return bytes(model.SerializeToString())
     except Exception as error:  # of protobuf; its kinds differ between versions
         raise UnsupportedModelError(f"{out}: the model does not fit one file: {error}") from None
-
-
-def check_target(source: Path, out: Path, overwrite: bool) -> None:
-    """Raises UsageError, StorageError: nothing can be written there."""
-    if out.suffix.lower() != ".onnx":
-        raise UsageError(f"{out}: the name of an ONNX model ends in .onnx")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise UsageError(
-            f"{out}: exists; choose another name, or pass overwrite=True (--overwrite)"
-        )
-    if out.exists() and source.exists() and os.path.samefile(source, out):
-        raise UsageError(f"{out}: is the source; choose another name")
-    if not out.parent.is_dir():
-        raise StorageError(f"{out.parent}: there is no such folder; make it first")
-    check_writable(out)
 
 
 def _left_alone(formats: dict[str, str], found: Found) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from penstock.errors import BackendMissingError, PenstockError, UsageError
 from penstock.export.dataset import Sample
 from penstock.loaders.tensor_graph import TensorSpec
+from penstock.runtime.backends.closing import Closing
 
 NOISY_EXAMPLES = 3
 
@@ -129,7 +129,7 @@ class Examples:
             )
 
 
-class TorchModel:
+class TorchModel(Closing):
     """See `TensorModel`; outputs are named as the file that was exported names them."""
 
     backend = "torch"
@@ -161,17 +161,6 @@ class TorchModel:
     def close(self) -> None:
         """Give torch its threads back."""
         torch_library().set_num_threads(self._threads_before)
-
-    def __enter__(self) -> TorchModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def torch_library() -> Any:

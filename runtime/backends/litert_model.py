@@ -7,7 +7,6 @@ import importlib.util
 import re
 import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from penstock.runtime.backends.arrays import (
     describe,
     finish_outputs,
 )
+from penstock.runtime.backends.closing import Closing
 from penstock.runtime.backends.onnx_operators import operator_with_nodes
 from penstock.runtime.backends.tensor_model import Arrays
 
@@ -33,7 +33,7 @@ BUILTIN = re.compile(r"builtin opcode '(\w+)'")
 ADVICE = "pip install 'penstock[litert]'"
 
 
-class LitertModel:
+class LitertModel(Closing):
     """A model in LiteRT; see `TensorModel`."""
 
     backend = "litert"
@@ -92,17 +92,6 @@ class LitertModel:
     def close(self) -> None:
         """Give the memory back."""
         self._interpreter = None
-
-    def __enter__(self) -> LitertModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def interpreter_class() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from penstock.runtime.backends.arrays import (
     describe,
     finish_outputs,
 )
+from penstock.runtime.backends.closing import Closing
 from penstock.runtime.backends.onnx_operators import missing_operators
 from penstock.runtime.backends.tensor_model import Arrays
 
@@ -28,7 +28,7 @@ FATAL = 4  # of onnxruntime's log: what it has to say comes as an exception, too
 TOO_NEW = re.compile(r"IR version|only \*guarantees\* support|under development", re.IGNORECASE)
 
 
-class OnnxModel:
+class OnnxModel(Closing):
     """A model in onnxruntime; see `TensorModel`."""
 
     backend = "onnx"
@@ -63,17 +63,6 @@ class OnnxModel:
     def close(self) -> None:
         """Give the memory back."""
         self._session = None
-
-    def __enter__(self) -> OnnxModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def onnxruntime() -> Any:
