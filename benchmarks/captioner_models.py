@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 SEED = 7
 # Salesforce/blip-image-captioning-base: ViT-B/16 at 384 pixels, BERT-base with cross-attention.
@@ -53,3 +54,39 @@ def _write_tokenizer(folder: Path) -> None:
     added = {str(30522 + i): {"content": text} for i, text in enumerate(("[DEC]", "[ENC]"))}
     settings = {"do_lower_case": True, "added_tokens_decoder": added}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def full_size_lightcap(folder: Path) -> int:
+    """A LightCap folder of the paper's shape: CLIP ResNet-50 without its pooler, TinyBERT-4, 1,600
+    concepts; returns the number of parameters."""
+    import torch
+
+    from penstock.export.lightcap.clip_resnet import ClipResNet
+    from penstock.export.lightcap.config import LightCapConfig
+    from penstock.export.lightcap.folder import LightCapFolder, write_folder
+    from penstock.export.lightcap.model import LightCap
+
+    torch.manual_seed(SEED)
+    config = LightCapConfig()
+    encoder, model = ClipResNet().eval(), LightCap(config).eval()
+    _settle(encoder)
+    words = [f"word{index}" for index in range(config.vocabulary)]
+    for index, word in BERT_SPECIAL.items():
+        words[index] = word
+    names = [f"concept {index}" for index in range(config.concepts)]
+    made = LightCapFolder(config, encoder, model, words, names, {"name": "LightCap, random"})
+    write_folder(made, folder)
+    return sum(p.numel() for part in (encoder, model) for p in part.parameters())
+
+
+def _settle(encoder: Any) -> None:
+    """Batch norms that normalise: random weights else give features near zero."""
+    import torch
+
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over the batches seen
+    encoder.train()
+    with torch.no_grad():
+        encoder(torch.rand(4, 3, 224, 224) * 4 - 2)
+    encoder.eval()
