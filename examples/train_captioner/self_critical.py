@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.train_captioner.data import BEGIN, END, PAD, Photo, Words
-from examples.train_captioner.stages import FOLDS, PhotoSet, Seer, batches, stage
+from examples.train_captioner.stages import FOLDS, PhotoSet, Seer, batches, follow, stage
 from penstock.export.lightcap.decoding import decode
 from penstock.export.lightcap.model import LightCap, mean_log_probabilities
 from penstock.export.metrics.caption_set import CaptionPair, CaptionSet
@@ -83,7 +83,7 @@ def train_self_critically(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 0.1)
+            follow(average, model, 0.9)
         if done >= len(seen) / checks:
             seen.append(score(average.eval()))
             print(f"    reward {float(got.mean()):.3f}, validation {seen[-1]:.1f}", flush=True)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,9 @@ class Seer:
 def train_extractors(seer: Seer, photos: PhotoSet, recipe: Recipe) -> None:
     """All folds and the one of all photos at once, from the same features."""
     extractors = nn.ModuleList(seer.extractors)
-    groups = [{"params": list(extractors.parameters()), "lr": recipe.extractor_lr}]
+    groups: list[dict[str, Any]] = [
+        {"params": list(extractors.parameters()), "lr": recipe.extractor_lr}
+    ]
     tuned = recipe.encoder_lr > 0
     if tuned:
         groups.append({"params": list(seer.encoder.parameters()), "lr": recipe.encoder_lr})
@@ -166,7 +169,7 @@ def pretrain_on_text(
         ids, scores = _noisy_concepts(shares[rows], frequent, model.config.top_concepts)
         loss = _loss(model, teachers, bridge, captions, ids, scores, None, recipe)
         _update(optimizer, loss, done, peaks)
-        _follow(average, model, recipe.average)
+        follow(average, model, recipe.average)
     return average
 
 
@@ -186,7 +189,8 @@ def train_on_photos(
     if bridge is not None:
         optimizer.add_param_group({"params": list(bridge.parameters())})
     peaks = [recipe.photo_lr] * len(optimizer.param_groups)
-    best, best_score, scores_seen = copy.deepcopy(model), -1.0, []
+    best, best_score = copy.deepcopy(model), -1.0
+    scores_seen: list[float] = []
     for step, done in enumerate(stage(recipe.photo_seconds)):
         rows = torch.randint(len(photos.pixels), (recipe.batch,), device=photos.pixels.device)
         with torch.no_grad():
@@ -194,7 +198,7 @@ def train_on_photos(
             ids, scores = seer.concepts(grid, rows % FOLDS)
         loss = _loss(model, teachers, bridge, photos.captions[rows], ids, scores, grid, recipe)
         _update(optimizer, loss, done, peaks)
-        _follow(average, model, recipe.average if step > 100 else 0.9)
+        follow(average, model, recipe.average if step > 100 else 0.9)
         if done >= (len(scores_seen) + 1) / checks:
             scores_seen.append(score(average.eval()))
             if scores_seen[-1] > best_score:
@@ -268,7 +272,9 @@ def _noisy_concepts(shares: Tensor, frequent: Tensor, top: int) -> tuple[Tensor,
 def _optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices}, {"params": others, "weight_decay": 0.0}
+    ]  # fmt: skip
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98))
 
 
@@ -287,8 +293,10 @@ def _update(
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, share: float) -> None:
-    ours, theirs = list(average.parameters()), list(model.parameters())
+def follow(average: nn.Module, model: nn.Module, share: float) -> None:
+    """Move the average towards the model, which keeps `share` of itself."""
+    ours: list[Tensor] = [*average.parameters()]
+    theirs: list[Tensor] = [*model.parameters()]
     torch._foreach_lerp_(ours, theirs, 1 - share)
 
 

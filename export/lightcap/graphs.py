@@ -15,6 +15,7 @@ one and the `[MASK]`. So the layers' weights stand in one graph only.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch.export import Dim
@@ -54,7 +55,7 @@ def export_graphs(folder: LightCapFolder) -> LightCapGraphs:
     past = torch.zeros(config.layers, 3, config.heads, 4, config.head_width)
     tokens, parents = torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long)
     beams, kept = Dim("beams"), {1: Dim("rows"), 3: Dim("known")}
-    shapes = ({0: beams}, {0: beams}, {}, {0: beams, 1: Dim("new")}, kept, kept)
+    shapes: tuple[Any, ...] = ({0: beams}, {0: beams}, {}, {0: beams, 1: Dim("new")}, kept, kept)
     place = torch.zeros(1, dtype=torch.long)
     return LightCapGraphs(
         encoder=to_onnx(folder.encoder, (pixels,), ["pixels"], ["grid"], None),

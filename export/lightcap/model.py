@@ -121,15 +121,16 @@ class FusionLayer(nn.Module):
             scores = scores + mask
         attention = torch.softmax(scores, dim=-1)
         sizes = [part.keys.shape[2] for part in memory]
-        shares = attention.split(sizes, dim=-1)
+        shares = torch.split(attention, sizes, dim=-1)
         seen = sum(share @ part.values for share, part in zip(shares, memory, strict=True))
         merged = torch.as_tensor(seen).transpose(1, 2).flatten(2)
         x = self.attention_norm(x + self.dropout(self.attention_out(merged)))
         inner = F.gelu(self.ffn_in(x))
-        return self.ffn_norm(x + self.dropout(self.ffn_out(inner))), attention
+        made: Tensor = self.ffn_norm(x + self.dropout(self.ffn_out(inner)))
+        return made, attention
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, self.width).transpose(1, 2)
 
 
 class PredictionHead(nn.Module):
@@ -202,7 +203,8 @@ class LightCap(nn.Module):
 
     def concept_table(self) -> Tensor:
         """Embeddings of all concepts' names [concepts, hidden], of the fusion's own words."""
-        return (self.words(self.concept_pieces) * self.concept_weights[..., None]).sum(dim=1)
+        pieces: Tensor = self.words(self.concept_pieces)
+        return (pieces * self.concept_weights[..., None]).sum(dim=1)
 
     def prefix_tokens(
         self, concepts: Tensor, scores: Tensor, grid: Tensor | None, table: Tensor | None = None
@@ -219,12 +221,14 @@ class LightCap(nn.Module):
         if grid is not None:
             cells = self.grid_in(self.modulator(names, grid)) + self.grid_places
             tokens = torch.cat([tokens, cells], dim=1)
-        return self.dropout(self.embedding_norm(tokens + self.kinds.weight[1]))
+        made: Tensor = self.dropout(self.embedding_norm(tokens + self.kinds.weight[1]))
+        return made
 
     def caption_tokens(self, ids: Tensor, places: Tensor) -> Tensor:
         """Embedded caption tokens [batch, tokens, hidden]."""
         embedded = self.words(ids) + self.places(places) + self.kinds.weight[0]
-        return self.dropout(self.embedding_norm(embedded))
+        made: Tensor = self.dropout(self.embedding_norm(embedded))
+        return made
 
     def forward(
         self, known: Tensor, concepts: Tensor, scores: Tensor, grid: Tensor | None
