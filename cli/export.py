@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import export_captioner, export_gguf, export_litert, export_onnx, options
+from penstock.cli import (
+    export_captioner,
+    export_gguf,
+    export_lightcap,
+    export_litert,
+    export_onnx,
+    options,
+)
 from penstock.cli.console import emit_json, print_rich, say
 from penstock.cli.options import examples
 from penstock.cli.plain_help import PlainCommand, PlainGroup
@@ -153,3 +160,4 @@ app.command(cls=PlainCommand, epilog=export_gguf.EXAMPLES)(export_gguf.gguf)
 app.command(cls=PlainCommand, epilog=export_litert.EXAMPLES)(export_litert.litert)
 app.command(cls=PlainCommand, epilog=export_onnx.EXAMPLES)(export_onnx.onnx)
 app.command(cls=PlainCommand, epilog=export_captioner.EXAMPLES)(export_captioner.captioner)
+app.command(cls=PlainCommand, epilog=export_lightcap.EXAMPLES)(export_lightcap.lightcap)

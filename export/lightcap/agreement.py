@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from penstock.export.artifact_report import Latency, Metric
 from penstock.export.lightcap.folder import LightCapFolder
 from penstock.loaders.captioner_file import CaptionerFile
-from penstock.runtime.caption.beam_search import BeamOptions, beam_search
-from penstock.runtime.caption.lightcap import LightCapNetwork
-from penstock.runtime.caption.manifest import generation_options
+
+if TYPE_CHECKING:
+    from penstock.runtime.caption.beam_search import BeamOptions
 
 Floats = NDArray[np.float32]
 STEPS = 10  # of each caption that log-probabilities are compared over
@@ -44,6 +44,9 @@ class LightCapFile:
     """A written file, loaded down to its network, as the runtime does."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        from penstock.runtime.caption.lightcap import LightCapNetwork
+        from penstock.runtime.caption.manifest import generation_options
+
         with CaptionerFile(path) as file:
             self.network = LightCapNetwork(file, threads)
             self.options: BeamOptions = generation_options(file)
@@ -51,6 +54,8 @@ class LightCapFile:
 
     def caption(self, image: NDArray[np.uint8]) -> str:
         """The best caption."""
+        from penstock.runtime.caption.beam_search import beam_search
+
         return self.network.text(beam_search(self.network.see(image)[0], self.options)[0].tokens)
 
     def trace(self, image: NDArray[np.uint8], forced: tuple[int, ...] | None = None) -> Trace:

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,8 @@ def _checked(
         off = torch_difference(folder, before, first)
         metrics = compare(before, after, images, references)
         latency = caption_latency([before, after], first)
+    except UsageError:  # of photos and references, not of the file
+        raise
     except PenstockError as error:
         return replace(report, gates=(*report.gates, Gate("loads", False, str(error))))
     cosine = next(metric.after for metric in metrics if metric.name == "cosine")
@@ -203,7 +206,7 @@ def _pixels(folder: LightCapFolder, images: Mapping[str, NDArray[np.uint8]]) -> 
 
     mean, std = folder.pixels()
     wanted = ImageInput(folder.config.image_size, "stretch", "bilinear", mean, std)
-    chosen = list(images.items())[:MOST_CALIBRATION]
+    chosen = islice(images.items(), MOST_CALIBRATION)
     return Pixels("photos", [(name, prepare(image, wanted)) for name, image in chosen])
 
 

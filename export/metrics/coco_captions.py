@@ -20,13 +20,30 @@ def read_coco_references(path: Path) -> dict[int, list[str]]:
         StorageError: the file cannot be read.
         FormatError: it is not a file of annotations with captions.
     """
+    return _references(_read(path), path)
+
+
+def read_coco_references_by_name(path: Path) -> dict[str, list[str]]:
+    """The same by the `file_name` of each image; images without captions are left out.
+
+    Raises:
+        StorageError: the file cannot be read.
+        FormatError: it is not a file of annotations with captions and images.
+    """
     content = _read(path)
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise FormatError(f'{path}: expected an object with a list "annotations"')
-    references: dict[int, list[str]] = {}
-    for image, caption in _records(content["annotations"], path):
-        references.setdefault(image, []).append(caption)
-    return references
+    references = _references(content, path)
+    images = content.get("images")
+    if not isinstance(images, list):
+        raise FormatError(f'{path}: expected a list "images", which has the names of files')
+    named: dict[str, list[str]] = {}
+    for index, entry in enumerate(images):
+        number = entry.get("id") if isinstance(entry, dict) else None
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if not isinstance(number, int) or not isinstance(name, str):
+            raise FormatError(f'{path}: image {index} has no "id" (a number) and "file_name"')
+        if number in references:
+            named[name] = references[number]
+    return named
 
 
 def read_coco_results(path: Path) -> dict[int, str]:
@@ -45,6 +62,15 @@ def read_coco_results(path: Path) -> dict[int, str]:
             raise FormatError(f"{path} has two captions of image {image}; expected one each")
         results[image] = caption
     return results
+
+
+def _references(content: Any, path: Path) -> dict[int, list[str]]:
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise FormatError(f'{path}: expected an object with a list "annotations"')
+    references: dict[int, list[str]] = {}
+    for image, caption in _records(content["annotations"], path):
+        references.setdefault(image, []).append(caption)
+    return references
 
 
 def _read(path: Path) -> Any:
