@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import FormatError
+from penstock.loaders.closing import Closing
 from penstock.loaders.zip_errors import ZIP_ERRORS, zip_error
 
 FORMAT, VERSION = "penstock.captioner", 1
@@ -38,7 +39,7 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-class CaptionerFile:
+class CaptionerFile(Closing):
     """An open captioner file; members are read when asked for.
 
     Attributes:
@@ -94,12 +95,6 @@ class CaptionerFile:
     def close(self) -> None:
         """Close the archive; twice is no error."""
         self._archive.close()
-
-    def __enter__(self) -> CaptionerFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _check_archive(self) -> None:
         entries = self._archive.infolist()

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from penstock.errors import BackendMissingError, PenstockError, UsageError
 from penstock.export.dataset import Sample
+from penstock.loaders.closing import Closing
 from penstock.loaders.tensor_graph import TensorSpec
-from penstock.runtime.backends.closing import Closing
 
 NOISY_EXAMPLES = 3
 

@@ -9,6 +9,7 @@ is FOLDER/current.gguf; after a crash it is the one that did it. Exit status 1: 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import json
 import struct
@@ -48,6 +49,7 @@ class Fuzzer:
 
         self.lib = bundle_builder
         self.path = folder / "current.gguf"
+        self.made: dict[Any, Any] = {}
         shape = bundle_builder.Shape(
             width=32, neurons=40, heads=2, kv_heads=1, head_dim=16, vocab=48, context=24, rank=4
         )
@@ -62,9 +64,12 @@ class Fuzzer:
         self.header_sizes = [self._header_size(content) for content in self.files]
 
     def _parts(self, shape: Any) -> Any:
-        parts = self.lib.tiny_parts(shape)
-        parts.alignment = 512  # smaller files; the reader takes any power of two
-        return parts
+        """Of a model of this shape; the caller may change them."""
+        if shape not in self.made:
+            parts = self.lib.tiny_parts(shape)
+            parts.alignment = 512  # smaller files; the reader takes any power of two
+            self.made[shape] = parts
+        return copy.deepcopy(self.made[shape])
 
     def _serialize(self, parts: Any) -> bytes:
         content: bytes = self.lib.serialize(parts)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import BackendMissingError, FormatError, PenstockError, UsageError
 from penstock.errors import UnsupportedModelError as Unsupported
+from penstock.loaders.closing import Closing
 from penstock.loaders.tensor_graph import Dim, Operation, TensorGraph
 from penstock.loaders.tflite_graph import CUSTOM_DOMAIN
 from penstock.loaders.tflite_operators import KNOWN_CUSTOM
@@ -24,7 +25,6 @@ from penstock.runtime.backends.arrays import (
     describe,
     finish_outputs,
 )
-from penstock.runtime.backends.closing import Closing
 from penstock.runtime.backends.onnx_operators import operator_with_nodes
 from penstock.runtime.backends.tensor_model import Arrays
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import BackendMissingError, FormatError, PenstockError, UsageError
 from penstock.errors import UnsupportedModelError as Unsupported
+from penstock.loaders.closing import Closing
 from penstock.loaders.tensor_graph import TensorGraph, TensorSpec
 from penstock.runtime.backends.arrays import (
     NUMPY_DTYPES,
@@ -19,7 +20,6 @@ from penstock.runtime.backends.arrays import (
     describe,
     finish_outputs,
 )
-from penstock.runtime.backends.closing import Closing
 from penstock.runtime.backends.onnx_operators import missing_operators
 from penstock.runtime.backends.tensor_model import Arrays
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import StorageError, UsageError
 from penstock.loaders.captioner_file import CaptionerFile
+from penstock.loaders.closing import Closing
 from penstock.loaders.cores import usable_cores
 from penstock.runtime.caption.beam_search import BeamOptions, StepModel, beam_search
 
@@ -99,7 +100,7 @@ class Times:
     prefix_ms: float = 0.0
 
 
-class Captioner:
+class Captioner(Closing):
     """A loaded captioner; for one thread at a time. Made by `load_captioner`.
 
     Attributes:
@@ -150,12 +151,6 @@ class Captioner:
         if self._network is not None:
             self._network.close()
         self._network = None
-
-    def __enter__(self) -> Captioner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _search(self, beams: int | None, max_tokens: int | None) -> BeamOptions:
         if beams is not None and not 1 <= beams <= MOST_BEAMS:

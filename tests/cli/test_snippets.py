@@ -1,4 +1,7 @@
-"""The Python snippets of the README and of the pages run as they are written."""
+"""The Python snippets of the README and of the pages run as they are written.
+
+Those fenced as `py` are not run: they need a server, or files that only a reader has.
+"""
 
 from __future__ import annotations
 
