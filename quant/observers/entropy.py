@@ -2,7 +2,8 @@
 
 The method of TensorRT (S. Migacz, "8-bit inference with TensorRT", GTC 2017): try thresholds; put
 what lies outside into the outermost bins; quantize what lies inside to as many levels as the
-number format has; keep the threshold of the least Kullback-Leibler divergence.
+number format has; keep the threshold of the least Kullback-Leibler divergence. Zeros and narrow
+peaks are left out of it, as every range represents them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from penstock.quant.observers.ranges import ValueRange, magnitudes, minmax_range
 LEVELS = 256
 CANDIDATES = 128
 _BINS = 2048  # of the histogram that is searched, at the most
+_REACH = 8  # bins on either side that say whether one is a peak
 
 
 def entropy_range(
@@ -50,7 +52,24 @@ def _coarser(counts: NDArray[np.int64], width: float) -> tuple[NDArray[np.float6
         # Zeros, half of all values behind a ReLU, are exact in every range: they say nothing of
         # which is best, and would outweigh what does.
         smooth[0] = smooth[1]
-    return smooth, width
+    return _without_peaks(smooth), width
+
+
+def _without_peaks(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """No bin higher than the median of the filled ones around it.
+
+    A channel that hardly moves puts all its values into one bin. Any range represents them within
+    half a step; but a level of several bins spreads them over all of these, which counts as a
+    divergence: far more than what clipping costs, and more or less as borders of levels happen to
+    fall. Ranges came out at a fifth of the values, and other ones for other samples.
+    """
+    filled = np.where(counts > 0, counts, np.nan)
+    padded = np.pad(filled, _REACH, constant_values=np.nan)
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * _REACH + 1)
+    some = counts > 0  # each of them has itself around it
+    capped = counts.copy()
+    capped[some] = np.minimum(counts[some], np.nanmedian(around[some], axis=1))
+    return capped
 
 
 def _best(counts: NDArray[np.float64], levels: int) -> int:

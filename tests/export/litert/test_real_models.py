@@ -55,7 +55,8 @@ def unlabelled(photos: Path, vww: Path, tmp_path_factory: pytest.TempPathFactory
 def test_int8_is_within_a_point_and_three_times_smaller(
     vww: Path, unlabelled: Dataset, labelled: Dataset, tmp_path: Path
 ) -> None:
-    for recipe in ("weight-int8", "static-int8"):
+    least_db = {"weight-int8": 38, "static-int8": 27, "static-int8 entropy": 22}
+    for recipe, least in least_db.items():
         report = quantize_tflite(
             vww,
             tmp_path / f"{recipe}.tflite",
@@ -68,7 +69,7 @@ def test_int8_is_within_a_point_and_three_times_smaller(
         assert accuracy.before is not None and accuracy.samples == 96
         assert accuracy.after >= accuracy.before - 0.0105  # one photo of 96
         assert report.source_bytes == 866_284 and report.ratio >= 3.0
-        assert report.metric("sqnr_db").after > {"weight-int8": 38, "static-int8": 27}[recipe]
+        assert report.metric("sqnr_db").after > least
 
 
 def test_a_mix_of_int4_and_int8_in_220_kilobytes(
