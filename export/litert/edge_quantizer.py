@@ -20,7 +20,6 @@ from penstock.export.litert.quiet import quiet
 from penstock.export.litert.recipes import Recipe
 from penstock.export.litert.weight_layers import WeightLayer, weight_layers
 from penstock.loaders.tensor_graph import TensorGraph
-from penstock.runtime.backends.arrays import check_inputs
 
 BLOCK = 32
 BATCH = 16  # samples in memory at once
@@ -176,6 +175,8 @@ def _library_ranges(
     on_sample: Callable[[int, int], None] | None,
 ) -> Any:
     """Moving averages of extremes. The library keeps a list of its data: it gets a few at once."""
+    from penstock.runtime.backends.arrays import check_inputs
+
     count = len(calibration) if limit is None else min(limit, len(calibration))
     ranges: Any = None
     batch: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock.errors import UsageError
 from penstock.export.artifact_check import check_artifact
@@ -41,7 +42,9 @@ from penstock.loaders.cores import usable_cores
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tensor_graph import TensorGraph
 from penstock.loaders.tflite_file import read_tflite
-from penstock.runtime.backends.litert_model import LitertModel
+
+if TYPE_CHECKING:
+    from penstock.runtime.backends.litert_model import LitertModel
 
 NOISE_SAMPLES = 8
 """Of random inputs, where there is no data."""
@@ -301,6 +304,8 @@ class _Job:
 
 def open_litert(path: Path, threads: int) -> LitertModel:
     """Load a TFLite file, whatever its name ends in."""
+    from penstock.runtime.backends.litert_model import LitertModel
+
     return LitertModel(read_tflite(path), threads)
 
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from penstock.errors import FormatError, PenstockError, UsageError
 from penstock.export.dataset import Dataset, Sample
 from penstock.loaders.tensor_graph import TensorGraph
-from penstock.runtime.backends.arrays import check_inputs
-from penstock.runtime.backends.litert_model import interpreter_class
 
 
 class TensorTap:
@@ -20,6 +18,8 @@ class TensorTap:
 
     def __init__(self, content: bytes, graph: TensorGraph, threads: int) -> None:
         """Raises FormatError, BackendMissingError: LiteRT refuses it, or is not there."""
+        from penstock.runtime.backends.litert_model import interpreter_class
+
         self._graph = graph
         self._shapes: list[tuple[int, ...] | None] = [None] * len(graph.inputs)
         create = interpreter_class()
@@ -62,6 +62,8 @@ class TensorTap:
         return array
 
     def _run(self, sample: Sample) -> None:
+        from penstock.runtime.backends.arrays import check_inputs
+
         graph, interpreter = self._graph, self._interpreter
         try:
             fed = check_inputs(graph.path, graph.inputs, sample.arrays, True, True)
