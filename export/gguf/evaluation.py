@@ -35,6 +35,10 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
 
+class NotFiniteError(PenstockError):
+    """llama.cpp computes NaN or infinity with a file: no figure of it means anything."""
+
+
 class LlamaFile:
     """A GGUF file in llama.cpp, on the CPU, with logits of every token.
 
@@ -95,7 +99,11 @@ class LlamaFile:
         return [token] if wants and token >= 0 else []
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """(tokens, vocab), of a new text."""
+        """(tokens, vocab), of a new text.
+
+        Raises:
+            NotFiniteError: NaN or infinity is among them.
+        """
         self.forget()
         batch = self.lib.llama_batch_init(len(tokens), 0, 1)
         try:
@@ -113,7 +121,13 @@ class LlamaFile:
                 )
                 for place in range(len(tokens))
             ]
-            return np.array(rows, np.float32)
+            logits = np.array(rows, np.float32)
+            if not np.isfinite(logits).all():
+                raise NotFiniteError(
+                    f"{self.path}: llama.cpp computes logits of NaN or infinity with it; one of "
+                    "its tensors or numbers is damaged"
+                )
+            return logits
         finally:
             self.lib.llama_batch_free(batch)
 

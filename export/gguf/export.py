@@ -22,7 +22,7 @@ from penstock.errors import BackendMissingError, FormatError, UnsupportedModelEr
 from penstock.export.artifact_report import ArtifactReport, Gate, TensorError
 from penstock.export.gates import Floors, GateError, change_gate, with_gates
 from penstock.export.gguf.encoding import ErrorSums, encoded_slabs
-from penstock.export.gguf.evaluation import LlamaFile, compare_files
+from penstock.export.gguf.evaluation import Comparison, LlamaFile, NotFiniteError, compare_files
 from penstock.export.gguf.importance import Importance, read_importance
 from penstock.export.gguf.plan import (
     GgufPlan,
@@ -124,9 +124,10 @@ def export_gguf(
             tokens = evaluation_tokens or _default_tokens(weights)
             report = _compared(report, weights, temporary, text, tokens, workers, progress)
         converted = matrices == "F16" and not isinstance(weights, GgufWeights)
-        report = with_gates(
-            replace(report, seconds=seconds), floors or Floors(), shrinks=not converted
-        )
+        wanted = floors or Floors()
+        if not report.passed:  # then there are no metrics to hold against floors
+            wanted = replace(wanted, metrics={})
+        report = with_gates(replace(report, seconds=seconds), wanted, shrinks=not converted)
         if not report.passed:
             raise GateError(report)
     return report
@@ -200,21 +201,13 @@ def _compared(
             return replace(report, notes=(*report.notes, note))
         with before:
             try:
-                after = LlamaFile(artifact, threads)
-            except UnsupportedModelError as error:
-                return replace(report, gates=(*report.gates, Gate("loads", False, str(error))))
-            with after:
-                found = compare_files(
-                    before,
-                    after,
-                    text,
-                    tokens,
-                    on_tokens=lambda n: (
-                        progress(Progress("compare", n, tokens, "tokens"))
-                        if progress is not None
-                        else None
-                    ),
-                )
+                found = _beside(before, artifact, text, tokens, threads, progress)
+            except (NotFiniteError, UnsupportedModelError) as error:
+                if str(artifact) not in str(error):  # it is the source that gives no figures
+                    raise
+                name = "finite" if isinstance(error, NotFiniteError) else "loads"
+                detail = str(error).replace(str(artifact), report.artifact)
+                return replace(report, gates=(*report.gates, Gate(name, False, detail)))
     return replace(
         report,
         metrics=found.metrics,
@@ -223,6 +216,22 @@ def _compared(
         gates=(Gate("loads", True, "loaded back and run by llama.cpp"), *report.gates),
         notes=(*report.notes, *found.notes),
     )
+
+
+def _beside(
+    before: LlamaFile,
+    artifact: Path,
+    text: str,
+    tokens: int,
+    threads: int,
+    progress: ProgressCallback | None,
+) -> Comparison:
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(Progress("compare", done, tokens, "tokens"))
+
+    with LlamaFile(artifact, threads) as after:
+        return compare_files(before, after, text, tokens, on_tokens=tell)
 
 
 @contextmanager

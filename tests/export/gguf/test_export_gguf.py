@@ -14,7 +14,13 @@ from gguf import GGUFReader, GGUFWriter
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from penstock.errors import FormatError, StorageError, UnsupportedModelError, UsageError
+from penstock.errors import (
+    FormatError,
+    PenstockError,
+    StorageError,
+    UnsupportedModelError,
+    UsageError,
+)
 from penstock.export.gates import Floors, GateError
 from penstock.export.gguf.evaluation import LlamaFile
 from penstock.export.gguf.export import export_gguf
@@ -273,9 +279,33 @@ def test_what_llama_cpp_loaded_before_must_load_after(
         return header[:at] + (77).to_bytes(4, "little") + header[at + 4 :]
 
     monkeypatch.setattr("penstock.export.gguf.export.plan_header", faulty)
-    with pytest.raises(GateError, match="loads: .*llama.cpp does not load it"):
+    with pytest.raises(GateError, match="loads: .*out.gguf: llama.cpp does not load it"):
         export_gguf(exports["F16"][0], tmp_path / "out.gguf", "Q8_0", evaluation_tokens=32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_computes_nan_is_refused(
+    exports: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A divergence of NaN must not pass for one of 0, which max(0, NaN) is."""
+
+    def faulty(*args: Any) -> bytes:
+        header = plan_header(*args)
+        key = b"arcee.rope.freq_base"
+        at = header.index(key) + len(key) + 4
+        return header[:at] + np.float32(np.nan).tobytes() + header[at + 4 :]
+
+    source, out = exports["F16"][0], tmp_path / "out.gguf"
+    with monkeypatch.context() as patched:
+        patched.setattr("penstock.export.gguf.export.plan_header", faulty)
+        for floors in (Floors(), Floors({"mean_kl": 10.0})):
+            with pytest.raises(GateError, match=r"finite: .*out\.gguf: llama.cpp computes logits"):
+                export_gguf(source, out, "Q8_0", evaluation_tokens=32, floors=floors, threads=1)
+        broken = tmp_path / "broken.gguf"
+        export_gguf(source, broken, "Q8_0", evaluate=False)
+    with pytest.raises(PenstockError, match=r"broken\.gguf: llama.cpp computes logits"):
+        export_gguf(broken, out, "Q4_K", evaluation_tokens=32, threads=1)
+    assert list(tmp_path.iterdir()) == [broken]
 
 
 def test_a_source_that_llama_cpp_does_not_know_is_written_all_the_same(tmp_path: Path) -> None:
