@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.console import emit_json, print_rich, say
+from penstock.cli.artifact_options import show_artifact, show_refused
 from penstock.cli.options import examples
 from penstock.cli.progress import stages
 
@@ -95,28 +95,27 @@ def gguf(
     """
     if no_evaluation and evaluation is not None:
         raise typer.BadParameter("choose --eval or --no-eval, not both")
-    from penstock.export.artifact_report import render_artifact
-    from penstock.export.gates import Floors, parse_floors
+    from penstock.export.gates import Floors, GateError, parse_floors
     from penstock.export.gguf.export import export_gguf
 
     with stages(wanted=not as_json) as on_progress:
-        report = export_gguf(
-            source,
-            out,
-            None if matrices is None else matrices.value,
-            target_size=target_size,
-            output=None if output is None else output.value,
-            embedding=None if embedding is None else embedding.value,
-            imatrix=imatrix,
-            evaluate=not no_evaluation,
-            evaluation=evaluation,
-            floors=Floors(parse_floors(fail_below or []), min_ratio),
-            threads=threads,
-            overwrite=overwrite,
-            progress=on_progress,
-        )
-    if as_json:
-        emit_json(report.to_dict())
-    else:
-        print_rich(render_artifact(report))
-        say(f"Wrote {out}.")
+        try:
+            report = export_gguf(
+                source,
+                out,
+                None if matrices is None else matrices.value,
+                target_size=target_size,
+                output=None if output is None else output.value,
+                embedding=None if embedding is None else embedding.value,
+                imatrix=imatrix,
+                evaluate=not no_evaluation,
+                evaluation=evaluation,
+                floors=Floors(parse_floors(fail_below or []), min_ratio),
+                threads=threads,
+                overwrite=overwrite,
+                progress=on_progress,
+            )
+        except GateError as error:
+            show_refused(error, as_json)
+            raise
+    show_artifact(report, as_json)

@@ -43,7 +43,10 @@ def test_json_and_refusals(cli: Cli, source: Path, tmp_path: Path) -> None:
     assert (again.code, again.json["error"]["code"]) == (2, "UsageError")
     refused = cli(*args, "--type", "Q8_0", "--overwrite", "--min-ratio", "3")
     assert (refused.code, refused.json["error"]["code"]) == (1, "GateError")
+    assert refused.json["error"]["report"]["ratio"] < 3
     assert made.json["artifact_bytes"] == out.stat().st_size  # what was there stays
+    shown = cli(*args[:-1], "--type", "Q8_0", "--overwrite", "--min-ratio", "3")
+    assert shown.code == 1 and "FAILED  min-ratio" in shown.out and "relative RMSE" in shown.out
     for wrong in (
         (),
         ("--type", "Q4_K", "--target-size", "40%"),
