@@ -1,12 +1,28 @@
-"""Shared fixtures: where the project's data and the shared data are."""
+"""Where the shared data is, and how the suite is spread over the cores.
+
+The whole suite, `python -m pytest`, runs in one process a core; a part of it, `python -m pytest
+tests/loaders`, in this process, where output and debuggers are at hand. `-n 0` and `-n 2` say so.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_WORKERS = 4  # each has torch and transformers in memory, a gigabyte or two
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Cores are shared with the other workers: no library, here or in a child process, takes all
+    # of them or spins while it waits for its threads.
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +32,35 @@ def shared_dir() -> Path:
     if not (path / "data" / "README.md").is_file():
         pytest.skip(f"the shared data folder {path} is not there")
     return path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`, which pyproject.toml asks for. 0: in this process."""
+    from penstock.loaders.cores import usable_cores
+
+    cores = min(usable_cores(), MOST_WORKERS)
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return cores if whole and cores > 1 else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Folders and files go to a worker as a whole."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    def group(nodeid: str) -> str:
+        """tests/export/onnx, whose tests share what takes long to make; elsewhere the file."""
+        return "/".join(nodeid.partition("::")[0].split("/")[:3])
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = group
+    config.option.loadscopereorder = False  # the order is that of the items
+    return scheduler
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes long begins first, or one worker is left alone with it at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
