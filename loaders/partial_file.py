@@ -34,6 +34,19 @@ def partial_file(out: Path) -> Iterator[tuple[IO[bytes], Path]]:
         raise
 
 
+def keep_file(made: Path, out: Path) -> None:
+    """Rename a file that was written whole and synced; it lies on the same device as `out`.
+
+    Raises:
+        StorageError: the folder does not take it.
+    """
+    try:
+        os.replace(made, out)
+        _sync_folder(out.parent)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
 def check_writable(out: Path) -> None:
     """Find out before long work whether `partial_file` could begin there.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import PenstockError, StorageError, UsageError
+from penstock.errors import PenstockError, UsageError
 from penstock.export.artifact_report import ArtifactReport, Gate
 from penstock.export.captioner.agreement import (
     STEPS,
@@ -35,7 +35,7 @@ from penstock.export.gates import Floors, GateError, change_gate, with_gates
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.loaders.cores import usable_cores
-from penstock.loaders.partial_file import check_writable
+from penstock.loaders.partial_file import check_writable, keep_file
 
 MOST_PHOTOS = 32  # that the check looks at, the first of those given
 TORCH_TOLERANCE = 1e-3  # of the largest logit; float32 sums in another order
@@ -110,11 +110,11 @@ def export_captioner(
         )
         with clock("check"):
             report = _checked(report, read, plain, made, images, threads)
-        report = with_gates(report, floors if int8 else _without_size(floors))
+        report = with_gates(report, floors, shrinks=int8)  # float is as large as its source
         report = replace(report, seconds=clock.seconds)
         if not report.passed:
             raise GateError(report)
-        _keep(made, path)
+        keep_file(made, path)
     return report
 
 
@@ -141,7 +141,9 @@ def _checked(
                         latency_after=caption_latency(after, images[0]),
                     )
     except PenstockError as error:
-        return replace(report, gates=(*report.gates, Gate("loads", False, str(error))))
+        detail = str(error).replace(str(made), report.artifact)
+        detail = detail.replace(str(plain), f"{report.artifact} in float32")
+        return replace(report, gates=(*report.gates, Gate("loads", False, detail)))
     gates = [
         *report.gates,
         Gate("loads", True, "loaded back and run"),
@@ -190,15 +192,3 @@ def _notes(
     else:
         looked_at = f"compared on {count} photos of {photos}"
     return (looked_at, *read.notes)
-
-
-def _without_size(floors: Floors) -> Floors:
-    """A float file is as large as its source: only a ratio that was asked for is held."""
-    return replace(floors, min_ratio=floors.min_ratio or 0.0)
-
-
-def _keep(made: Path, out: Path) -> None:
-    try:
-        os.replace(made, out)
-    except OSError as error:
-        raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from None

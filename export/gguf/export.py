@@ -124,10 +124,9 @@ def export_gguf(
             tokens = evaluation_tokens or _default_tokens(weights)
             report = _compared(report, weights, temporary, text, tokens, workers, progress)
         converted = matrices == "F16" and not isinstance(weights, GgufWeights)
-        wanted = floors or Floors()
-        if not report.passed:  # then there are no metrics to hold against floors
-            wanted = replace(wanted, metrics={})
-        report = with_gates(replace(report, seconds=seconds), wanted, shrinks=not converted)
+        report = with_gates(
+            replace(report, seconds=seconds), floors or Floors(), shrinks=not converted
+        )
         if not report.passed:
             raise GateError(report)
     return report

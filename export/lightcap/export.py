@@ -36,7 +36,7 @@ from penstock.export.lightcap.int8 import ENCODER_RECIPE, Pixels, quantize_graph
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.loaders.cores import usable_cores
-from penstock.loaders.partial_file import check_writable
+from penstock.loaders.partial_file import check_writable, keep_file
 
 TORCH_TOLERANCE = 2e-3  # of log-probabilities; float32 sums in another order
 LEAST_COSINE = 0.9  # of int8 log-probabilities; below is a broken graph, not rounding
@@ -124,13 +124,11 @@ def export_lightcap(
         )  # fmt: skip
         with clock("check"):
             report = _checked(report, folder, plain, made, images, references, threads)
-        wanted = floors or Floors()
-        if not int8:  # a float file is as large as its source
-            wanted = replace(wanted, min_ratio=wanted.min_ratio or 0.0)
-        report = replace(with_gates(report, wanted), seconds=clock.seconds)
+        report = replace(report, seconds=clock.seconds)
+        report = with_gates(report, floors or Floors(), shrinks=int8)  # float: as its source
         if not report.passed:
             raise GateError(report)
-        os.replace(made, path)
+        keep_file(made, path)
     return report
 
 
@@ -157,7 +155,9 @@ def _checked(
     except UsageError:  # of photos and references, not of the file
         raise
     except PenstockError as error:
-        return replace(report, gates=(*report.gates, Gate("loads", False, str(error))))
+        detail = str(error).replace(str(made), report.artifact)
+        detail = detail.replace(str(plain), f"{report.artifact} in float32")
+        return replace(report, gates=(*report.gates, Gate("loads", False, detail)))
     cosine = next(metric.after for metric in metrics if metric.name == "cosine")
     gates = (
         Gate("loads", True, "loaded back and run"),

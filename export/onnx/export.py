@@ -176,8 +176,7 @@ def _checked(
         latency_after=checked.after,
         gates=(*checked.gates, *same),
     )
-    ran = all(gate.passed for gate in checked.gates)
-    report = with_gates(report, floors if ran else Floors(), shrinks=False)
+    report = with_gates(report, floors, shrinks=False)
     if not report.passed:
         raise GateError(report)
     return report

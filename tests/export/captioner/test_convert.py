@@ -89,8 +89,11 @@ def test_graphs_of_other_weights_are_refused(
     with pytest.raises(GateError, match="float graphs equal torch"):
         convert.export_captioner(quick.folder, tmp_path / "x", int8=False, threads=1)
     monkeypatch.setattr(convert, "export_graphs", lambda network: vit_gpt2.graphs)
-    with pytest.raises(GateError, match="loads: .*missing or not known"):
-        convert.export_captioner(quick.folder, tmp_path / "x", int8=False, threads=1)
+    with pytest.raises(GateError, match=r"loads: .*/x: encoder.*missing or not known"):
+        convert.export_captioner(
+            quick.folder, tmp_path / "x", int8=False, floors=Floors({"cosine": 0.9}), threads=1
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_torch(quick: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
