@@ -10,6 +10,9 @@ from typing import Any
 from penstock.errors import FormatError
 
 ENCODERS = ("clip-resnet50", "mobilenet-v2", "small-resnet")
+LEAST = {"image_size": 32, "positions": 2, "begin": 0, "end": 0, "mask": 0}
+MOST = {"image_size": 2048, "grid": 64, "layers": 256, "prediction_heads": 64}
+MOST_ELSE = 1 << 20  # of any other number; shapes are checked before memory is taken for them
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,15 @@ class LightCapConfig:
         """From JSON.
 
         Raises:
-            FormatError: an unknown name, or a value of another type.
+            FormatError: an unknown name, a value of another type or out of range, or two that do
+                not go together.
         """
         try:
             values: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise FormatError(f"{path}: cannot be read as JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise FormatError(f"{path}: expected a JSON object, not {type(values).__name__}")
         known = {field.name: type(field.default) for field in fields(cls)}
         for name, value in values.items():
             if name not in known or type(value) is not known[name]:
@@ -80,4 +86,28 @@ class LightCapConfig:
                     f"{path}: {name} is {value!r}; expected of a LightCap configuration: "
                     + ", ".join(f"{key} ({kind.__name__})" for key, kind in known.items())
                 )
-        return cls(**values)
+        config = cls(**values)
+        config._check(path)
+        return config
+
+    def _check(self, path: Path) -> None:
+        if self.encoder not in ENCODERS:
+            raise FormatError(
+                f"{path}: encoder is '{self.encoder}', expected one of {', '.join(ENCODERS)}"
+            )
+        for name, value in asdict(self).items():
+            least, most = LEAST.get(name, 1), MOST.get(name, MOST_ELSE)
+            if isinstance(value, int) and not least <= value <= most:
+                raise FormatError(f"{path}: {name} is {value}, expected {least} to {most}")
+        for name in ("begin", "end", "mask"):
+            if getattr(self, name) >= self.vocabulary:
+                raise FormatError(
+                    f"{path}: {name} is {getattr(self, name)}, expected a token below "
+                    f"{self.vocabulary}"
+                )
+        if self.top_concepts > self.concepts:
+            raise FormatError(
+                f"{path}: top_concepts is {self.top_concepts}, there are {self.concepts} concepts"
+            )
+        if self.hidden % self.heads:
+            raise FormatError(f"{path}: hidden is {self.hidden}, no multiple of {self.heads} heads")

@@ -11,6 +11,7 @@ card.json               name, licence, data, how good it is; optional, goes into
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,15 @@ def read_folder(path: Path) -> LightCapFolder:
     """Read a folder that `write_folder`, or the training, wrote.
 
     Raises:
-        FormatError: a file is missing or damaged, or a tensor is not of the configuration's shape.
+        FormatError: a file is missing or damaged, a tensor is not of the configuration's shape, or
+            the encoder's grid is another.
         BackendMissingError: safetensors is not installed.
     """
     config = LightCapConfig.load(path / CONFIG)
-    encoder, model = new_encoder(config.encoder), LightCap(config)
-    _load(encoder, path / ENCODER)
-    _load(model, path / CAPTIONER)
+    _check_grid(config, path / CONFIG)
+    encoder = _load(lambda: new_encoder(config.encoder), path / ENCODER)
+    model = _load(lambda: LightCap(config), path / CAPTIONER)
+    assert isinstance(model, LightCap)
     vocabulary, concepts = _lines(path / VOCABULARY), _lines(path / CONCEPTS)
     for lines, wanted, name in (
         (vocabulary, config.vocabulary, VOCABULARY), (concepts, config.concepts, CONCEPTS),
@@ -118,18 +121,33 @@ def read_folder(path: Path) -> LightCapFolder:
     if (path / CARD).is_file():
         try:
             card = json.loads((path / CARD).read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{path / CARD}: not JSON: {error}") from None
+        if not isinstance(card, dict):
+            raise FormatError(f"{path / CARD}: expected an object, not {type(card).__name__}")
     return LightCapFolder(config, encoder.eval(), model.eval(), vocabulary, concepts, card)
 
 
-def _load(module: nn.Module, path: Path) -> None:
+def _check_grid(config: LightCapConfig, path: Path) -> None:
+    with torch.device("meta"):
+        pixels = torch.empty(1, 3, config.image_size, config.image_size)
+        seen = new_encoder(config.encoder).eval()(pixels)
+    if tuple(seen.shape[1:]) != (config.cells, config.channels):
+        raise FormatError(
+            f"{path}: grid {config.grid} of {config.channels} channels; at {config.image_size} "
+            f"pixels {config.encoder} gives {seen.shape[1]} cells of {seen.shape[2]} channels"
+        )
+
+
+def _load(make: Callable[[], nn.Module], path: Path) -> nn.Module:
+    """What `make` makes, filled; memory is taken when the file's shapes are right."""
     load_file = _safetensors().load_file
     try:
         state = load_file(path)
     except Exception as error:  # safetensors' own kind, or OSError
         raise FormatError(f"{path}: cannot be read as safetensors: {error}") from None
-    wanted = module.state_dict()
+    with torch.device("meta"):
+        wanted = make().state_dict()
     odd = sorted(set(wanted) ^ set(state))
     if odd:
         raise FormatError(f"{path}: tensors missing or not known: {', '.join(odd[:4])}")
@@ -141,10 +159,12 @@ def _load(module: nn.Module, path: Path) -> None:
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise FormatError(f"{path}: '{name}' has values that are not finite")
+    module = make()
     _check_ids(module, state, path)
     module.load_state_dict(
         {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     )
+    return module
 
 
 def _check_ids(module: nn.Module, state: dict[str, Any], path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from penstock.errors import BackendMissingError, FormatError
+from penstock.loaders.tflite_file import read_tflite
 
 PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)  # pixels in [-1, 1]
 CHANNELS = 1280
@@ -91,7 +92,8 @@ def load_mobilenet_v2(path: Path) -> MobileNetV2:
     float.
 
     Raises:
-        FormatError: the file's convolutions are not those of MobileNetV2 1.0.
+        FormatError: not TFLite, damaged, or its convolutions are not those of MobileNetV2 1.0.
+        StorageError: the file cannot be read.
         BackendMissingError: LiteRT is not installed.
     """
     model = MobileNetV2()
@@ -125,19 +127,26 @@ def _convolutions(path: Path) -> list[tuple[Any, Any]]:
             "reading TFLite weights needs LiteRT, which is not installed; install it with: "
             "pip install 'penstock[litert]'"
         ) from None
-    interpreter = Interpreter(
-        str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    )
-    interpreter.allocate_tensors()
+    read_tflite(path)  # LiteRT trusts offsets
+    try:
+        interpreter = Interpreter(
+            str(path),
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise FormatError(f"{path}: LiteRT refuses it: {' '.join(str(error).split())}") from None
     details = {entry["index"]: entry for entry in interpreter.get_tensor_details()}
 
     def real(index: int) -> Any:
         stored = interpreter.get_tensor(index)
-        scales = details[index]["quantization_parameters"]["scales"]
-        if not scales.size:
+        grid = details[index]["quantization_parameters"]
+        if not grid["scales"].size:
             return stored.astype(np.float32)
-        zeros = details[index]["quantization_parameters"]["zero_points"]
-        return ((stored.astype(np.float64) - zeros[0]) * scales[0]).astype(np.float32)
+        along = [1] * stored.ndim  # one scale, or one for each slice of a dimension
+        along[grid["quantized_dimension"]] = -1
+        scales, zeros = (grid[key].reshape(along) for key in ("scales", "zero_points"))
+        return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
 
     operators = interpreter._get_ops_details()
     wanted = ("CONV_2D", "DEPTHWISE_CONV_2D")
