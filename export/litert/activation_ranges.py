@@ -23,10 +23,10 @@ from penstock.quant.observers import (
 )
 
 FLOAT32 = 0
-METHODS: Mapping[str, Callable[[Observer], ValueRange]] = {
-    "minmax": lambda seen: minmax_range(seen.histogram),
-    "percentile": lambda seen: percentile_range(seen.histogram),
-    "entropy": lambda seen: entropy_range(seen.histogram),
+METHODS: Mapping[str, Callable[[Observer, int], ValueRange]] = {
+    "minmax": lambda seen, bits: minmax_range(seen.histogram),
+    "percentile": lambda seen, bits: percentile_range(seen.histogram),
+    "entropy": lambda seen, bits: entropy_range(seen.histogram, 2**bits),
 }
 
 
@@ -37,6 +37,7 @@ def activation_ranges(
     calibration: Dataset,
     method: str,
     *,
+    bits: int = 8,
     limit: int | None = None,
     threads: int = 1,
     on_sample: Callable[[int, int], None] | None = None,
@@ -46,6 +47,7 @@ def activation_ranges(
     Args:
         content: the file; graph, model: the same, read.
         method: `minmax`, `percentile` (99.999 % of the values) or `entropy`.
+        bits: that activations get: with more of them `entropy` clips less.
         limit: samples at most.
         on_sample: called with (samples done, of how many).
 
@@ -67,7 +69,7 @@ def activation_ranges(
             watched[index].observe(tap.tensor(index), sample.name)
     choose = METHODS[method]
     return {
-        seen.tensor: (choose(seen), _rank(main.tensors[index]))
+        seen.tensor: (choose(seen, bits), _rank(main.tensors[index]))
         for index, seen in watched.items()
         if seen.histogram.total
     }

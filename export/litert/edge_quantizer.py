@@ -121,8 +121,7 @@ def _apply(quantizer: Any, recipe: Recipe, model: Any) -> None:
     from ai_edge_quantizer.qtyping import TFLOperationName as Name
 
     if recipe.calibrated:
-        bits = 16 if recipe.name == "static-int16" else 8
-        quantizer.add_static_config(".*", Name.ALL_SUPPORTED, bits, 8)
+        quantizer.add_static_config(".*", Name.ALL_SUPPORTED, recipe.activation_bits, 8)
         return
     quantizer.add_dynamic_config(".*", Name.ALL_SUPPORTED, 8)
     if recipe.weights == "int8":
@@ -154,7 +153,10 @@ def _ranges(
     **options: Any,
 ) -> dict[str, Any]:
     """Ranges in the library's form."""
-    found = activation_ranges(content, graph, model, calibration, recipe.method, **options)
+    bits = recipe.activation_bits
+    found = activation_ranges(
+        content, graph, model, calibration, recipe.method, bits=bits, **options
+    )
     return {
         name: {
             "min": np.full((1,) * rank, seen.low, np.float32),

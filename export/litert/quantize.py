@@ -118,6 +118,7 @@ class RepairedModel:
     Attributes:
         content: of the file, repaired; graph: of the source, with the same ports.
         precisions: of each weighted layer, by name: `float`, `int8`, ...
+        subgraphs: count; more than one where there are loops or conditions.
         notes: what was repaired.
     """
 
@@ -125,6 +126,7 @@ class RepairedModel:
     content: bytes
     graph: TensorGraph
     precisions: dict[str, str]
+    subgraphs: int
     notes: tuple[str, ...]
 
 
@@ -145,7 +147,8 @@ def repaired_model(source: Path) -> RepairedModel:
             f"{source}: none of its {len(names)} layers with weights is float32"
             f"{f' ({kinds}): it is quantized already' if names else ''}; give the float model"
         )
-    return RepairedModel(source, serialize(objects), graph, precisions, notes)
+    subgraphs = len(objects.subgraphs)
+    return RepairedModel(source, serialize(objects), graph, precisions, subgraphs, notes)
 
 
 @dataclass
@@ -217,23 +220,20 @@ class _Job:
     def noise(self) -> Dataset:
         return synthetic(self.model.graph.inputs, NOISE_SAMPLES)
 
-    def report_data(self) -> tuple[Dataset, tuple[str, ...]]:
-        """What the report is measured on."""
+    def report_data(self) -> tuple[Dataset, int | None, tuple[str, ...]]:
+        """What the report is measured on, and how many samples of it at most."""
         if self.evaluation is not None:
-            return self.evaluation, ()
+            return self.evaluation, None, ()
         if self.calibration is not None:
-            return self.calibration, (
-                "metrics are over the calibration data: --eval gives them over other data",
-            )
+            note = "metrics are over the calibration data: --eval gives them over other data"
+            return self.calibration, self.samples, (note,)
         data = self.noise()
-        return data, (
-            f"metrics are over {data.name}: they say that the model runs, not how good it is; give "
-            "data (--eval)",
-        )
+        note = f"metrics are over {data.name}: they say that the model runs, not how good it is"
+        return data, None, (f"{note}; give data (--eval)",)
 
     def finish(self, content: bytes, found: Found, out: Path, floors: Floors) -> ArtifactReport:
         """Write, check, and keep or refuse."""
-        data, notes = self.report_data()
+        data, limit, notes = self.report_data()
         before = self.model.precisions
         made = _precisions(parse(content, str(out)))
         changed = sum(p != FLOAT for p in made) - sum(p != FLOAT for p in before.values())
@@ -249,6 +249,7 @@ class _Job:
                     out,
                     open_litert,
                     data,
+                    limit=limit,
                     threads=self.threads,
                     progress=self.progress,
                 )
@@ -270,6 +271,7 @@ class _Job:
                     *attached,
                     *self._left_float(after, found),
                     *self._uncalibrated(),
+                    *self._librarys_ranges(),
                     *found.notes,
                     *notes,
                 ),
@@ -293,6 +295,16 @@ class _Job:
         if self.calibration is not None:
             return ()
         return ("weights were rounded to nearest: with calibration data less is lost",)
+
+    def _librarys_ranges(self) -> tuple[str, ...]:
+        """Subgraphs other than the first cannot be watched."""
+        own = self.recipe.calibrated and self.recipe.method != "average"
+        if not own or self.model.subgraphs == 1:
+            return ()
+        return (
+            f"the model has {self.model.subgraphs} subgraphs: ranges are AI Edge Quantizer's "
+            f"moving averages of extremes (average), not {self.recipe.method}",
+        )
 
     def _tell(self, stage: str) -> Callable[[int, int], None] | None:
         progress = self.progress

@@ -28,6 +28,11 @@ class Recipe:
     calibrated: bool = False
     method: str = "minmax"
 
+    @property
+    def activation_bits(self) -> int:
+        """Of recipes that quantize activations."""
+        return 16 if self.name == "static-int16" else 8
+
     def __str__(self) -> str:
         return f"{self.name} {self.method}" if self.calibrated else self.name
 

@@ -111,6 +111,17 @@ def test_ranges_are_those_of_the_outputs(cnn_file: Path, images: Images) -> None
     assert ranges["x"][0].low <= clipped.low < clipped.high <= ranges["x"][0].high
 
 
+def test_sixteen_bits_lose_nothing_by_a_wide_range(cnn_file: Path, tmp_path: Path) -> None:
+    graph, model = read_model(cnn_file)
+    tailed = np.random.default_rng(3).standard_t(2, (8, 12, 12, 3)).astype(np.float32)
+    np.savez(tmp_path / "tailed.npz", x=tailed)
+    data, content = open_dataset(tmp_path / "tailed.npz", graph.inputs), cnn_file.read_bytes()
+    fine = activation_ranges(content, graph, model, data, "entropy", bits=16)["x"][0]
+    coarse = activation_ranges(content, graph, model, data, "entropy")["x"][0]
+    assert (fine.low, fine.high) == (tailed.min(), tailed.max())
+    assert coarse.high < 0.9 * max(-fine.low, fine.high)
+
+
 def test_what_does_not_fit_names_the_sample(
     cnn_file: Path, npz_of: Callable[..., Path], tmp_path: Path
 ) -> None:

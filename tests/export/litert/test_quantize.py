@@ -102,6 +102,25 @@ def test_the_librarys_ranges_in_batches_are_those_of_one_go(
     assert made[0] == made[1]
 
 
+def test_other_ranges_than_those_asked_for_are_said(
+    litert_export: None, tmp_path: Path, images: Images
+) -> None:
+    """What a second subgraph computes cannot be watched: the library's ranges are taken."""
+    maker, second = small_cnn(), ModelMaker((1, 4))
+    second.graph.inputs = []
+    maker.model.subgraphs.append(second.graph)
+    source = maker.save(tmp_path / "two.tflite")
+    report = quantize_tflite(
+        source, tmp_path / "a.tflite", "static-int8 percentile", calibration=images(9), samples=4
+    )
+    assert any("2 subgraphs: ranges are AI Edge Quantizer's" in note for note in report.notes)
+    assert report.metric("sqnr_db").samples == 4  # --samples holds for the report on them, too
+    plain = quantize_tflite(
+        source, tmp_path / "b.tflite", "static-int8 average", calibration=images(9)
+    )
+    assert not any("subgraphs" in note for note in plain.notes)
+
+
 def test_calibration_lowers_the_error_of_int4(
     cnn_file: Path, tmp_path: Path, images: Images
 ) -> None:
