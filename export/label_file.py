@@ -22,7 +22,7 @@ def read_labels(path: Path) -> dict[str, int]:
             rows = [(number, row) for number, row in enumerate(csv.reader(handle), 1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StorageError(f"{path}: cannot be read as CSV: {error}") from None
-    if rows and len(rows[0][1]) == 2 and _class_number(rows[0][1][1]) is None:
+    if rows and len(rows[0][1]) == 2 and not _is_number(rows[0][1][1]):
         del rows[0]  # the heading
     for line, row in rows:
         label = _class_number(row[1]) if len(row) == 2 else None
@@ -70,6 +70,15 @@ def label_files(path: Path, folder: Path, files: Iterable[Path]) -> dict[Path, i
         if found.setdefault(by_name[name][0], label) != label:
             raise UsageError(f"{path}: {by_name[name][0]} has two labels under two names")
     return {file: found[file] for file in sorted(found)}
+
+
+def _is_number(text: str) -> bool:
+    """Also of what is no class, so that a first line of -1 is not taken for a heading."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _class_number(text: str) -> int | None:

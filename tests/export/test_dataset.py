@@ -129,6 +129,8 @@ def test_labels(photos: Path, tmp_path: Path) -> None:
         ("file,person\nc,1\nmissing.png,0\n", "1 of 2 labels name files .* 'missing.png'"),
         ("file,person\nc,one\n", "line 2 is 'c,one', expected FILE,NUMBER"),
         ("file,person\nc,-1\n", "line 2 is 'c,-1'"),
+        ("a,-1\nb,1\n", "line 1 is 'a,-1'"),
+        ("a,0.5\nb,1\n", "line 1 is 'a,0.5'"),
         ("file,person\nc,1,2\n", "line 2 is 'c,1,2'"),
         ("file,person\nc,1\nc,0\n", "'c' has labels 1, 0"),
         ("file,person\nc,1\nc.png,0\n", "two labels under two names"),
