@@ -46,6 +46,13 @@ class DataPaths:
         """
         if self.labels is not None and self.evaluation is None and self.calibration is None:
             raise UsageError(f"{self.labels}: labels of which images? Give a folder of them too")
+        given = [path for path in (self.calibration, self.evaluation) if path is not None]
+        folders = any(path.is_dir() for path in given)
+        if self.preprocessing not in (None, Preprocessing()) and given and not folders:
+            raise UsageError(
+                f"{given[0]}: range, mean, std, colours and resizing are of images; an .npz holds "
+                "what the model takes"
+            )
         opened: list[Dataset | None] = []
         for path, labels in (
             (self.calibration, self.labels if self.evaluation is None else None),
