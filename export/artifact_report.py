@@ -176,11 +176,20 @@ def render_artifact(report: ArtifactReport) -> Group:
     parts += [
         Text(f"{'passed' if g.passed else 'FAILED'}  {g.name}: {g.detail}") for g in report.gates
     ]
-    parts += [Text(f"note: {note}") for note in report.notes]
+    parts += [Text(f"note: {note}") for note in (*_timing(report), *report.notes)]
     if report.seconds:
         stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in report.seconds.items())
         parts.append(Text(stages))
     return Group(*parts)
+
+
+def _timing(report: ArtifactReport) -> tuple[str, ...]:
+    """What p50 and p95 are of."""
+    timed = report.latency_after or report.latency_before
+    if timed is None:
+        return ()
+    threads = "1 thread" if timed.threads == 1 else f"{timed.threads} threads"
+    return (f"p50 and p95 are of {timed.runs} runs on {threads}",)
 
 
 def _sizes(report: ArtifactReport) -> Any:

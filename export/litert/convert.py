@@ -156,7 +156,8 @@ def _kept(
             names = [spec.name for spec in made.inputs]
             sample = Sample("example", dict(zip(names, model.arrays, strict=True)))
             (latency,) = measure_latency([made], sample)
-        report = replace(report, latency_after=latency)
+        loads = Gate("loads", True, "loaded back and run")
+        report = replace(report, latency_after=latency, gates=(loads, *report.gates))
         report = with_gates(report, floors, shrinks=False)
         if not report.passed:
             raise GateError(report)

@@ -139,21 +139,28 @@ def export_onnx(
             report = _checked(report, checked, given, floors if recipe is None else Floors())
         if recipe is None:
             return report
-        quantized = quantize_onnx(
-            cleaned,
-            out,
-            recipe,
-            calibration=calibration,
-            evaluation=evaluation or (examples if calibration is None else None),
-            **keywords,
-        )
-    return replace(
+        refused = None
+        try:
+            quantized = quantize_onnx(
+                cleaned,
+                out,
+                recipe,
+                calibration=calibration,
+                evaluation=evaluation or (examples if calibration is None else None),
+                **keywords,
+            )
+        except GateError as error:
+            quantized, refused = error.report, error
+    whole = replace(
         quantized,
         source=name,
         gates=(*(g for g in report.gates if g.name == SAME), *quantized.gates),
         notes=(*report.notes, *quantized.notes),
         seconds=clock.seconds | quantized.seconds,
     )
+    if refused is not None:
+        raise GateError(whole) from None
+    return whole
 
 
 def _noise(inputs: tuple[TensorSpec, ...]) -> Dataset:

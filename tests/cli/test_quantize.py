@@ -48,6 +48,7 @@ def test_tables_for_people(cli: Cli, model: Path, tmp_path: Path) -> None:
     result = cli("quantize", model, out, "--recipe", "weight-int8", "--threads", "1")
     assert result.code == 0, result.err
     assert "weight-int8" in result.out and "passed  changed: 1 of 1" in result.out
+    assert "p50 and p95 are of 50 runs on 1 thread" in result.out
     assert f"Wrote {out}" in result.err
     assert cli("quantize", model, out).code == 2
     assert cli("quantize", model, out, "--overwrite").code == 0
@@ -65,6 +66,8 @@ def test_json_with_everything(cli: Cli, model: Path, data: Path, tmp_path: Path)
     assert report["artifact_bytes"] == out.stat().st_size
     assert {"sqnr_db", "accuracy", "agreement"} <= {m["name"] for m in report["metrics"]}
     assert {s["precision"] for s in report["sensitivity"]} == {"int8", "int4"}
+    scaled = cli("quantize", model, out, "--eval", data, "--overwrite", "--mean", "0.5")
+    assert scaled.code == 2 and "of images; an .npz holds" in scaled.err
 
 
 def test_a_refusal_is_an_error_with_its_report(

@@ -105,7 +105,7 @@ def test_the_report(converted: Converted) -> None:
     assert report.metric("error_to_torch").after < convert.TOLERANCE
     assert report.artifact_bytes == converted.file.stat().st_size
     assert report.latency_after is not None and report.latency_after.threads == 1
-    assert [gate.name for gate in report.gates] == ["equals torch"] and report.passed
+    assert [gate.name for gate in report.gates] == ["loads", "equals torch"] and report.passed
 
 
 class FromFile:

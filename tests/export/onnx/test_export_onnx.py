@@ -77,6 +77,11 @@ def test_a_program_and_a_recipe_in_one_command(module: Any, torch: Any, tmp_path
     gates = {gate.name for gate in report.gates}
     assert {"computes the same", "changed", "smaller"} <= gates
     assert report.metric("sqnr_db").after > 25
+    floors = Floors({"sqnr_db": 190})
+    with pytest.raises(GateError, match="sqnr_db: ") as refused:  # named after what was given
+        export_onnx(source, tmp_path / "no.onnx", recipe="weight-int8", floors=floors, threads=1)
+    assert refused.value.report.source == str(source)
+    assert "computes the same" in {gate.name for gate in refused.value.report.gates}
 
 
 def test_a_pt2_that_would_run_code(torch: Any, tmp_path: Path) -> None:
