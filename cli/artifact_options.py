@@ -87,6 +87,12 @@ class Data:
     resize: Annotated[Resize, typer.Option(help="How images become inputs of another shape.")] = (
         Resize.STRETCH
     )
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHT,WIDTH", help="Of images, where the model takes any size: 224,224."
+        ),
+    ] = None
 
     def paths(self) -> DataPaths:
         """For the Python API."""
@@ -100,12 +106,16 @@ class Data:
         ends = None if self.value_range is None else parse_numbers(self.value_range)
         if ends is not None and len(ends) != 2:
             raise typer.BadParameter("--value-range takes two numbers: --value-range 0,255")
+        sides = None if self.image_size is None else parse_numbers(self.image_size)
+        if sides is not None and (len(sides) != 2 or any(side % 1 for side in sides)):
+            raise typer.BadParameter("--image-size takes height and width: --image-size 224,224")
         return Preprocessing(
             value_range=None if ends is None else (ends[0], ends[1]),
             mean=(0.0,) if self.mean is None else parse_numbers(self.mean),
             std=(1.0,) if self.std is None else parse_numbers(self.std),
             colours=self.colours.value,
             resize=self.resize.value,
+            size=None if sides is None else (int(sides[0]), int(sides[1])),
         )
 
 

@@ -51,10 +51,12 @@ def quantize(
     written.
 
     Recipes of ONNX: dynamic-int8; static-int8 (words: minmax, percentile, percentile=P, entropy,
-    symmetric); both take per-channel and reduce-range; weight-int8, weight-int4; block-int4 (rtn,
-    k-quant, hqq, gptq) and block-int8, both with block=N and symmetric. Of TFLite: dynamic-int8,
-    dynamic-int4, static-int8, static-int16, weight-int8, weight-int4. They need the extra
-    'quantize' (ONNX) or 'litert-export' (TFLite).
+    symmetric, uint8-weights); both take per-channel and reduce-range; weight-int8, weight-int4;
+    block-int4 (rtn, k-quant, hqq, gptq) and block-int8, both with block=N, symmetric and qdq. Of
+    TFLite: dynamic-int8, dynamic-int4, static-int8 and static-int16 (minmax, percentile, entropy,
+    average), weight-int8, weight-int4. Metrics for --fail-below: sqnr_db, cosine, of classifiers
+    agreement and, with --labels, accuracy. They need the extra 'quantize' (ONNX) or
+    'litert-export' (TFLite).
     """
     from penstock.export.gates import GateError
     from penstock.export.quantize import quantize_model

@@ -68,7 +68,7 @@ class ImageInput:
         if not height or not width:
             raise UsageError(
                 f"input '{spec.name}' is {spec}: height and width are open; say which in the "
-                "preprocessing (size)"
+                "preprocessing: size=(height, width), or --image-size"
             )
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             if len(values) not in (1, channels):

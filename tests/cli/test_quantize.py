@@ -95,6 +95,8 @@ def test_a_refusal_is_an_error_with_its_report(
         (("--labels", "labels.csv"), "labels of which images"),
         (("--target-size", "much"), "'much' is not a size"),
         (("--mean", "a,b"), "is not a list of numbers"),
+        (("--image-size", "224"), "takes height and width"),
+        (("--image-size", "8,8.5"), "takes height and width"),
     ],
 )
 def test_wrong_usage(
@@ -103,6 +105,32 @@ def test_wrong_usage(
     result = cli("quantize", model, tmp_path / "small.onnx", *args)
     assert result.code == 2 and message in result.err
     assert not (tmp_path / "small.onnx").exists()
+
+
+def test_a_model_of_images_of_any_size(cli: Cli, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    info, rng = onnx.helper.make_tensor_value_info, np.random.default_rng(0)
+    weight = rng.normal(size=(64, 3, 3, 3)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["c"]),
+         onnx.helper.make_node("GlobalAveragePool", ["c"], ["y"])],
+        "any", [info("x", 1, [1, 3, "h", "w"])], [info("y", 1, [1, 64, 1, 1])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    source, photos = tmp_path / "any.onnx", tmp_path / "photos"
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), str(source))
+    photos.mkdir()
+    for number in range(3):
+        pixels = rng.integers(0, 255, (20, 30, 3), np.uint8)
+        image.fromarray(pixels).save(photos / f"{number}.png")
+    args = ("quantize", source, tmp_path / "small.onnx", "--calibration", photos)
+    unsaid = cli(*args, "--threads", "1")
+    assert unsaid.code == 2 and "--image-size" in unsaid.err
+    said = cli(*args, "--threads", "1", "--image-size", "16,24", "--json")
+    assert said.code == 0, said.out
+    assert said.json["recipe"] == "static-int8 minmax" and said.json["passed"]
 
 
 def test_gguf_files_go_elsewhere(cli: Cli, tmp_path: Path) -> None:
