@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penstock.errors import PenstockError, UsageError
+from penstock.errors import PenstockError
 from penstock.export.artifact_report import Gate, Latency, Metric
 from penstock.export.comparison import compare_models, measure_latency
 from penstock.export.dataset import Dataset
@@ -53,7 +53,7 @@ def check_artifact(
         runs: timed, of each model in turn.
 
     Raises:
-        UsageError: the data does not fit the models, or labels are no classes of theirs.
+        UsageError: the data does not fit the source, or labels are no classes of it.
         PenstockError: the source itself cannot be run.
     """
 
@@ -67,7 +67,7 @@ def check_artifact(
             after = opened.enter_context(open_model(written, threads))
         except PenstockError as error:
             return Checked((Gate("loads", False, seen(error)),))
-        loads = Gate("loads", True, "loaded back and run")
+        loads = Gate("loads", True, "loaded back")
         try:
             metrics = compare_models(
                 before,
@@ -76,16 +76,15 @@ def check_artifact(
                 limit=limit,
                 on_sample=lambda done: _tell(progress, "comparison", done, count),
             )
-        except UsageError:
-            raise
         except PenstockError as error:
-            if str(written) not in str(error):
+            if str(written) not in str(error):  # of the data, or the source
                 raise
             name_of_gate = "finite" if "not finite" in str(error) else "runs"
             return Checked((loads, Gate(name_of_gate, False, seen(error))))
     sample = next(iter(data.samples(1)))
     with open_model(source, 1) as before, open_model(written, 1) as after:
         slow, fast = measure_latency([before, after], sample, runs)
+    loads = Gate("loads", True, "loaded back and run")
     finite = Gate("finite", True, f"all outputs, over {count} samples")
     return Checked((loads, finite), metrics, slow, fast)
 

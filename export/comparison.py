@@ -51,7 +51,7 @@ def compare_models(
         PenstockError: a model fails on a sample, or makes NaN or infinity of it.
     """
     labels = dataset.labels
-    scores = Scores(before.outputs)
+    scores = Scores(before.outputs, after.path)
     for index, sample in enumerate(dataset.samples(limit)):
         wanted = before.run(sample.arrays, floats=True, finite=True)
         scores.add(sample, wanted, run_matched(before, after, sample))
@@ -76,7 +76,7 @@ def evaluator(
     samples = _kept(dataset, limit, len(wanted))
 
     def evaluate(path: Path) -> Evaluation:
-        scores = Scores(before.outputs)
+        scores = Scores(before.outputs, path)
         with open_model(path, threads=before.threads if threads is None else threads) as after:
             source = dataset.samples(limit) if samples is None else samples
             for sample, expected in zip(source, wanted, strict=True):
@@ -156,9 +156,14 @@ class OutputScore:
 
 @dataclass
 class Scores:
-    """What two models make of the same samples."""
+    """What two models make of the same samples.
+
+    Attributes:
+        outputs: of the first; path: of the second, for errors.
+    """
 
     outputs: Sequence[TensorSpec]
+    path: Path
     samples: int = 0
     right_before: int = 0
     right_after: int = 0
@@ -172,7 +177,10 @@ class Scores:
         for spec in self.outputs:
             x, y = wanted[spec.name], made[spec.name]
             if x.shape != y.shape:
-                raise UsageError(f"output '{spec.name}' is {y.shape}, and was {x.shape}")
+                raise UsageError(
+                    f"{self.path}: output '{spec.name}' is {y.shape} for {sample.name}; the model "
+                    f"it was made from gives {x.shape}"
+                )
             if x.dtype.kind in "fiub":
                 self.by_output.setdefault(spec.name, OutputScore()).add(x, y)
         self.classes = class_count(wanted)
