@@ -150,10 +150,10 @@ class LightCapRun:
         self._place += 1
         scores: NDArray[np.float32] = made["log_probabilities"].numpy()
         wanted = (len(tokens), self._shape.vocabulary)
-        if scores.shape != wanted or np.isnan(scores).any():
+        if scores.dtype != np.float32 or scores.shape != wanted or np.isnan(scores).any():
             raise PenstockError(
-                f"{self._graph.where}: gave log-probabilities {list(scores.shape)}, expected "
-                f"{list(wanted)} without NaN; export the model again"
+                f"{self._graph.where}: gave log-probabilities {scores.dtype} {list(scores.shape)}, "
+                f"expected float32 {list(wanted)} without NaN; export the model again"
             )
         self._past = {"past_keys": made["keys"], "past_values": made["values"]}
         return scores

@@ -199,9 +199,9 @@ def lightcap(path: Path, concepts: tuple[str, list[float]], scores: tuple[str, l
 
     identity = [helper.make_node("Identity", ["pixels"], ["grid"])]
     found = [constant("concepts", *concepts), constant("scores", *scores)]
-    prefix = [helper.make_node("Identity", ["grid"], [f"prefix_{n}"]) for n in ("keys", "values")]
+    prefix = [helper.make_node("Identity", ["grid"], ["prefix"])]
     kept = [helper.make_node("Identity", [f"past_{n}"], [n]) for n in ("keys", "values")]
-    pasts = ("prefix_keys", "prefix_values", "past_keys", "past_values")
+    pasts = ("prefix", "past_keys", "past_values")
     members = {
         "encoder.onnx": onnx_bytes(identity, floats("pixels"), floats("grid")),
         "concepts.onnx": onnx_bytes(
@@ -210,11 +210,11 @@ def lightcap(path: Path, concepts: tuple[str, list[float]], scores: tuple[str, l
         "prefix.onnx": onnx_bytes(
             prefix,
             [of(concepts[0], "concepts"), of(scores[0], "scores"), *floats("grid")],
-            floats("prefix_keys", "prefix_values"),
+            floats("prefix"),
         ),
         "decoder.onnx": onnx_bytes(
             [constant("log_probabilities", *logits), *kept],
-            [of("INT64", "tokens"), of("INT64", "parents"), *floats(*pasts)],
+            [*(of("INT64", n) for n in ("tokens", "parents", "place")), *floats(*pasts)],
             [of(logits[0], "log_probabilities"), *floats("keys", "values")],
         ),
         "vocab.txt": WORDS,
