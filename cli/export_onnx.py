@@ -49,7 +49,8 @@ def onnx(
     SOURCE is a program that torch.export.save wrote (*.pt2), loaded without running code that is in
     it; an ONNX file, which is cleaned: constants folded, batch norms merged, opset raised; or the
     Hugging Face folder of an image classifier. OUT is refused, and nothing written, where it does
-    not load or does not compute the same. Needs the extra 'export'; for ONNX files 'quantize' does.
+    not load, does not compute the same, or nothing was there to be cleaned. Needs the extra
+    'export'; for ONNX files 'quantize' does.
     """
     from penstock.export.gates import GateError
     from penstock.export.onnx.export import export_onnx

@@ -39,9 +39,9 @@ from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.export.target_file import check_target
 from penstock.loaders.cores import usable_cores
-from penstock.loaders.onnx_file import read_onnx
+from penstock.loaders.onnx_file import read_onnx, read_onnx_bytes
 from penstock.loaders.partial_file import partial_file
-from penstock.loaders.tensor_graph import TensorSpec
+from penstock.loaders.tensor_graph import TensorGraph, TensorSpec
 
 OPSET = 20
 SAME_DB = 80.0
@@ -73,7 +73,8 @@ def export_onnx(
     Args:
         source: a `torch.nn.Module` or an `ExportedProgram`; or a path: of a program that
             `torch.export.save` wrote (*.pt2), of an ONNX file, which is cleaned (constants folded,
-            shapes inferred, opset raised), or of the Hugging Face folder of an image classifier.
+            shapes inferred, opset raised; it is refused where nothing is to be cleaned), or of the
+            Hugging Face folder of an image classifier.
         example_inputs: of a torch module; tensors or arrays, in order.
         input_names, output_names: None: as `forward` has them, and as torch names outputs.
         dynamic_shapes: as `torch.export` takes them; of a module.
@@ -123,6 +124,7 @@ def export_onnx(
             recipe="float",
             source_bytes=nbytes,
             artifact_bytes=len(content),
+            gates=_cleaned(graph, content) if original == path and recipe is None else (),
             notes=prepared.notes,
             seconds=clock.seconds,
         )
@@ -163,6 +165,23 @@ def export_onnx(
     return whole
 
 
+def _cleaned(graph: TensorGraph, content: bytes) -> tuple[Gate, ...]:
+    """Whether anything was done to an ONNX file."""
+    after = read_onnx_bytes(graph.path, content)
+    done = [
+        name
+        for name, changed in (
+            ("operators", after.operators != graph.operators),
+            ("opset", after.opsets != graph.opsets),
+            ("size", after.size < graph.size),
+        )
+        if changed
+    ]
+    if not done:
+        return (Gate("changed", False, "there is nothing to clean; give a recipe to quantize it"),)
+    return (Gate("changed", True, f"{', '.join(done)} cleaned"),)
+
+
 def _noise(inputs: tuple[TensorSpec, ...]) -> Dataset:
     return synthetic(inputs, NOISE_SAMPLES)
 
@@ -181,7 +200,7 @@ def _checked(
         metrics=checked.metrics,
         latency_before=checked.before,
         latency_after=checked.after,
-        gates=(*checked.gates, *same),
+        gates=(*checked.gates, *report.gates, *same),
     )
     report = with_gates(report, floors, shrinks=False)
     if not report.passed:

@@ -98,6 +98,9 @@ def test_an_old_onnx_file_is_cleaned(conv_model: Path, tmp_path: Path) -> None:
     assert any("opset raised from 9 to 20" in note for note in report.notes)
     assert read_graph(out).opsets[""] == 20
     assert report.metric("sqnr_db").after > 100
+    with pytest.raises(GateError, match="changed: there is nothing to clean"):
+        export_onnx(out, tmp_path / "again.onnx", threads=1)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_floors_of_a_float_file(conv_model: Path, tmp_path: Path) -> None:
