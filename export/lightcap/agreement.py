@@ -63,7 +63,7 @@ class LightCapFile:
         run, named, _ = self.network.see(image)
         grid: Any = self.network.grid(self.network.pixels(image))
         rows, tokens = [run.begin()], list[int]()
-        for step in range(STEPS):
+        for step in range(min(STEPS, self.network.shape.positions - 2)):  # the last is [MASK]'s
             tokens.append(int(rows[-1].argmax()) if forced is None else forced[step])
             rows.append(run.step(np.array([tokens[-1]]), np.zeros(1, np.int64))[0])
         concepts = tuple(concept.name for concept in named)
