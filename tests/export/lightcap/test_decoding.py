@@ -27,7 +27,8 @@ def all_at_once(model: LightCap, known: Tensor, grid: Tensor) -> Tensor:
     """Log-probabilities [batch, captions, steps, vocabulary] of the training pass."""
     with torch.no_grad():
         logits = model(known, *model.extractor.top(grid), grid).logits
-        return mean_log_probabilities(logits).unflatten(1, known.shape[1:])
+        batch, captions, steps = known.shape
+        return mean_log_probabilities(logits).view(batch, captions, steps, -1)
 
 
 class Stepper:

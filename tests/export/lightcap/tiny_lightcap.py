@@ -20,7 +20,7 @@ CONCEPTS = ["cat", "dog", "mat", "grass", "old dog", "red mat", "two cats"]
 CONFIG = LightCapConfig(
     encoder="small-resnet", image_size=64, grid=2, channels=768, alignment=16, embedding=12,
     concepts=len(CONCEPTS), top_concepts=3, modulator=10, vocabulary=len(PIECES), hidden=24,
-    layers=2, heads=4, ffn=40, positions=16, prediction_heads=3, begin=2, end=3, mask=4,
+    layers=2, heads=4, ffn=40, positions=32, prediction_heads=3, begin=2, end=3, mask=4,
 )  # fmt: skip
 
 
