@@ -35,10 +35,6 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
 
-class NotFiniteError(PenstockError):
-    """llama.cpp computes NaN or infinity with a file: no figure of it means anything."""
-
-
 class LlamaFile:
     """A GGUF file in llama.cpp, on the CPU, with logits of every token.
 
@@ -102,7 +98,7 @@ class LlamaFile:
         """(tokens, vocab), of a new text.
 
         Raises:
-            NotFiniteError: NaN or infinity is among them.
+            PenstockError: it fails, or NaN or infinity is among them.
         """
         self.forget()
         batch = self.lib.llama_batch_init(len(tokens), 0, 1)
@@ -123,8 +119,8 @@ class LlamaFile:
             ]
             logits = np.array(rows, np.float32)
             if not np.isfinite(logits).all():
-                raise NotFiniteError(
-                    f"{self.path}: llama.cpp computes logits of NaN or infinity with it; one of "
+                raise PenstockError(
+                    f"{self.path}: llama.cpp computes logits with it that are not finite; one of "
                     "its tensors or numbers is damaged"
                 )
             return logits

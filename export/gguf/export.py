@@ -18,11 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from penstock.errors import BackendMissingError, FormatError, UnsupportedModelError, UsageError
+from penstock.errors import (
+    BackendMissingError,
+    FormatError,
+    PenstockError,
+    UnsupportedModelError,
+    UsageError,
+)
 from penstock.export.artifact_report import ArtifactReport, Gate, TensorError
 from penstock.export.gates import Floors, GateError, change_gate, with_gates
 from penstock.export.gguf.encoding import ErrorSums, encoded_slabs
-from penstock.export.gguf.evaluation import Comparison, LlamaFile, NotFiniteError, compare_files
+from penstock.export.gguf.evaluation import Comparison, LlamaFile, compare_files
 from penstock.export.gguf.importance import Importance, read_importance
 from penstock.export.gguf.plan import (
     GgufPlan,
@@ -201,10 +207,12 @@ def _compared(
         with before:
             try:
                 found = _beside(before, artifact, text, tokens, threads, progress)
-            except (NotFiniteError, UnsupportedModelError) as error:
+            except PenstockError as error:
                 if str(artifact) not in str(error):  # it is the source that gives no figures
                     raise
-                name = "finite" if isinstance(error, NotFiniteError) else "loads"
+                name = "finite" if "not finite" in str(error) else "runs"
+                if isinstance(error, UnsupportedModelError):
+                    name = "loads"
                 detail = str(error).replace(str(artifact), report.artifact)
                 return replace(report, gates=(*report.gates, Gate(name, False, detail)))
     return replace(
