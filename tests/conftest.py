@@ -15,14 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MOST_WORKERS = 4  # each has torch and transformers in memory, a gigabyte or two
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Cores are shared with the other workers: no library, here or in a child process, takes all
-    # of them or spins while it waits for its threads.
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-    }
+# Threads that wait for others sleep: spinning, they take the cores that the others need.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # no library, here or in a child, takes all cores unasked
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")

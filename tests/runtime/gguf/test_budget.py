@@ -21,7 +21,7 @@ from penstock.errors import BudgetError
 from tests.runtime.cgroups import make_cgroup
 
 CHILD = Path(__file__).with_name("capped_child.py")
-PROMPT, TOKENS = 1000, 50
+PROMPT, TOKENS = 530, 30  # more than a batch of 512, so that its buffers are whole
 CONTEXT = PROMPT + TOKENS
 WORDS = replace(
     SHAPES["tiny-llama"], name="budget-words", layers=4, width=512, neurons=8192, heads=8,
