@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -37,10 +38,17 @@ def folder() -> LightCapFolder:
     return tiny_folder()
 
 
+@pytest.fixture(scope="module")
+def written(folder: LightCapFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("folder") / "tiny"
+    write_folder(folder, path)
+    return path
+
+
 @pytest.fixture
-def path(folder: LightCapFolder, tmp_path: Path) -> Path:
-    write_folder(folder, tmp_path / "tiny")
-    return tmp_path / "tiny"
+def path(written: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(copytree(written, tmp_path / "tiny"))
 
 
 def tensors(module: nn.Module) -> State:
