@@ -32,7 +32,7 @@ from penstock.export.lightcap.agreement import (
 )
 from penstock.export.lightcap.folder import LightCapFolder, read_folder
 from penstock.export.lightcap.graphs import LightCapGraphs, export_graphs
-from penstock.export.lightcap.int8 import ENCODER_RECIPE, Pixels, quantize_graphs
+from penstock.export.lightcap.int8 import ENCODER_RECIPES, Pixels, quantize_graphs
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.loaders.cores import usable_cores
@@ -49,7 +49,7 @@ def export_lightcap(
     out: str | os.PathLike[str],
     *,
     int8: bool = True,
-    recipe: str = ENCODER_RECIPE,
+    recipe: str | None = None,
     calibration: Mapping[str, NDArray[np.uint8]] | None = None,
     evaluation: Mapping[str, NDArray[np.uint8]] | None = None,
     references: Mapping[str, Sequence[str]] | None = None,
@@ -67,7 +67,7 @@ def export_lightcap(
         source: a folder, see `penstock.export.lightcap.folder`, or one that was read.
         out: the file.
         int8: weights in int8; else float32.
-        recipe: of the encoder's quantization.
+        recipe: of the encoder's quantization; None: `int8.ENCODER_RECIPES`.
         calibration: photos by name, uint8 [height, width, 3], for the ranges of activations; the
             first 200 count. None: made-up pictures, which is said in a note.
         evaluation: photos by name that the report is measured on; None: those of calibration.
@@ -96,6 +96,7 @@ def export_lightcap(
             calibration = made_up_pictures()
             notes.append("calibrated on made-up pictures; give photos (--photos) for real use")
         images = evaluation or calibration
+    recipe = recipe or ENCODER_RECIPES[folder.config.encoder]
     manifest = _manifest(folder, beams, max_tokens, length_penalty)
     with clock("export"):
         graphs = export_graphs(folder)

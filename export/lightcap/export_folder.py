@@ -41,7 +41,7 @@ def export_lightcap_folder(
     """Export a LightCap folder; `export_lightcap` does the work, and has the other arguments.
 
     Args:
-        recipe: of the encoder's quantization; None: `int8.ENCODER_RECIPE`.
+        recipe: of the encoder's quantization; None: `int8.ENCODER_RECIPES`.
         photos: a folder of photos, or one: for the ranges of activations.
         evaluation: likewise, what the report is measured on; None: `photos`.
         captions: what people say of the photos of `evaluation`, see `read_references`; by their
@@ -54,7 +54,6 @@ def export_lightcap_folder(
     """
     try:
         from penstock.export.lightcap.export import export_lightcap
-        from penstock.export.lightcap.int8 import ENCODER_RECIPE
     except ImportError as error:
         raise BackendMissingError(
             f"LightCap captioners are exported with torch, which cannot be imported ({error}); "
@@ -72,7 +71,7 @@ def export_lightcap_folder(
         source,
         out,
         int8=int8,
-        recipe=recipe or ENCODER_RECIPE,
+        recipe=recipe,
         calibration=known,
         evaluation=asked,
         references=references,

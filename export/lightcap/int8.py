@@ -1,6 +1,6 @@
 """The graphs of a LightCap captioner in int8.
 
-encoder                      static: ranges of activations from photos, weights uint8
+encoder                      static: ranges of activations from photos, `ENCODER_RECIPES`
 concepts, prefix, decoder    dynamic: activations are scaled in every run; embeddings by row
 """
 
@@ -23,7 +23,13 @@ from penstock.export.onnx.layers import layer_formats
 from penstock.export.onnx.preparation import prepare_model, without_shapes
 from penstock.export.onnx.recipe import parse_recipe
 
-ENCODER_RECIPE = "static-int8 percentile=99.999 uint8-weights"
+# Signed weights are the faster ones, in 7 bits they overflow nowhere. MobileNetV2 was trained on
+# unsigned 8-bit weights with one scale, and loses where it leaves that grid.
+ENCODER_RECIPES = {
+    "mobilenet-v2": "static-int8 percentile=99.999 uint8-weights",
+    "small-resnet": "static-int8 percentile=99.999 per-channel reduce-range",
+    "clip-resnet50": "static-int8 percentile=99.999 per-channel reduce-range",
+}
 
 
 @dataclass(frozen=True)

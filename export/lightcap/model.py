@@ -286,7 +286,7 @@ def _bias(head: nn.Module) -> Tensor:
 
 def mean_log_probabilities(logits: Tensor) -> Tensor:
     """Heads' logits [heads, ..., vocabulary] -> log of the mean of their probabilities."""
-    return torch.log_softmax(logits, dim=-1).exp().mean(dim=0).clamp_min(1e-30).log()
+    return torch.softmax(logits, dim=-1).mean(dim=0).clamp_min(1e-30).log()
 
 
 def _initialise(module: nn.Module) -> None:
