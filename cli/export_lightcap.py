@@ -57,7 +57,7 @@ def lightcap(
         typer.Option(
             metavar="WORDS",
             help="How the encoder is quantized, as penstock quantize takes it. Without it: "
-            "static-int8 percentile=99.999 uint8-weights.",
+            "static-int8, as suits the kind of encoder.",
         ),
     ] = None,
     beams: Annotated[
