@@ -7,6 +7,7 @@ tests/loaders`, in this process, where output and debuggers are at hand. `-n 0` 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ MOST_WORKERS = 4  # each has torch and transformers in memory, a gigabyte or two
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:  # no library, here or in a child, takes all cores unasked
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+# A shell ignores Ctrl-C for what it runs in the background, and so would children of these tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

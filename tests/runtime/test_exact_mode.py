@@ -194,8 +194,8 @@ def test_greedy_texts_of_exact_are_those_of_dense(story_model: Path) -> None:
     engines = [
         FlashEngine(bundle, make_plan(bundle, device, options))
         for options in (
-            PlanOptions(mode="exact", ffn_share=0.8, context=320),
-            PlanOptions(mode="dense", ffn_share=1.0, context=320, batch=256),
+            PlanOptions(mode="exact", ffn_share=0.8, context=320, threads=1),
+            PlanOptions(mode="dense", ffn_share=1.0, context=320, batch=256, threads=1),
         )
     ]
     exact, dense = engines
