@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.export.lightcap.concept_vocabulary import read_concepts
+
 HELD_OUT, VALIDATION = 75, 40  # of each of Flickr8k and COCO val2017
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNKNOWN, BEGIN, END, MASK = range(5)
@@ -162,12 +164,7 @@ class Concepts:
     @classmethod
     def of(cls, vocabularies: list[Path], photos: list[Photo], least: int) -> Concepts:
         """Names that captions of `least` photos mention; of comma-separated names the first."""
-        names = dict.fromkeys(
-            line.split(",")[0].strip().lower()
-            for path in vocabularies
-            for line in path.read_text().splitlines()
-            if line.strip()
-        )
+        names = read_concepts(*vocabularies)
         everything = cls(list(names))
         seen = np.zeros(len(names), int)
         for photo in photos:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from examples.train_captioner.data import (
@@ -30,9 +29,10 @@ from examples.train_captioner.evaluate import (
     nearest_baselines,
     scores,
 )
-from examples.train_captioner.stages import FOLDS, PhotoSet, Recipe, Seer, batches
+from examples.train_captioner.stages import FOLDS, PhotoSet, Seer, batches
 from examples.train_captioner.vision import CHANNELS, make_encoder
 from penstock.export.lightcap.config import LightCapConfig
+from penstock.export.lightcap.folder import LightCapFolder, read_folder, write_folder
 from penstock.export.lightcap.model import ConceptExtractor, LightCap
 
 SIDE = 256  # of training photos, before cropping
@@ -98,12 +98,10 @@ class Experiment:
 
     def save(self, model: LightCap, out: Path, metrics: dict[str, Any]) -> None:
         """Weights in half precision, configuration, words, concepts, metrics."""
-        out.mkdir(parents=True, exist_ok=True)
-        _save(self.seer.encoder, out / "encoder.safetensors")
-        _save(model, out / "captioner.safetensors")
-        self.config.save(out / "config.json")
-        (out / "vocab.txt").write_text("\n".join(self.words.pieces) + "\n")
-        (out / "concepts.txt").write_text("\n".join(self.concepts.names) + "\n")
+        made = LightCapFolder(
+            self.config, self.seer.encoder, model, self.words.pieces, self.concepts.names
+        )
+        write_folder(made, out)
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
     @torch.no_grad()
@@ -146,8 +144,7 @@ def set_up(
 
 def load_into(model: LightCap, folder: Path) -> None:
     """Weights that `save` wrote."""
-    state = load_file(folder / "captioner.safetensors")
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    model.load_state_dict(read_folder(folder).model.state_dict())
 
 
 def describe(experiment: Experiment) -> str:
@@ -157,16 +154,6 @@ def describe(experiment: Experiment) -> str:
         f"{len(experiment.words.pieces)} pieces, {len(experiment.concepts.names)} concepts, "
         f"on {experiment.device}"
     )
-
-
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """For metrics.json."""
-    return asdict(recipe)
-
-
-def _save(module: torch.nn.Module, path: Path) -> None:
-    tensors = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path)
 
 
 def _tokens(captions: list[str], words: Words) -> Tensor:

@@ -9,22 +9,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from penstock.export.lightcap.clip_resnet import ClipResNet
-from penstock.export.lightcap.mobilenet_v2 import MobileNetV2, load_mobilenet_v2
+from penstock.export.lightcap.folder import new_encoder
+from penstock.export.lightcap.mobilenet_v2 import load_mobilenet_v2
 
 CHANNELS = {"mobilenet-v2": 1280, "small-resnet": 768}
 
 
 def make_encoder(kind: str, weights: Path | None) -> nn.Module:
     """MobileNetV2 with weights from a .tflite or .safetensors, or a ResNet from nothing."""
-    if kind == "small-resnet":
-        return ClipResNet((1, 2, 2, 1), width=24)
-    if weights is None:
-        return MobileNetV2()
-    if weights.suffix == ".tflite":
+    if kind == "mobilenet-v2" and weights is not None and weights.suffix == ".tflite":
         return load_mobilenet_v2(weights)
-    model = MobileNetV2()
-    model.load_state_dict(load_file(weights))
+    model = new_encoder(kind)
+    if kind == "mobilenet-v2" and weights is not None:
+        model.load_state_dict(load_file(weights))
     return model
 
 
