@@ -21,12 +21,12 @@ from penstock.export.litert.convert import export_litert
 from penstock.export.litert.flatbuffer_model import read_model
 from penstock.export.litert.flatbuffer_writer import serialize
 from penstock.export.litert.quantize import (
-    NOISE_SAMPLES,
     open_litert,
     quantize_tflite,
 )
 from penstock.export.litert.repair import repair
 from penstock.export.precision_search import PrecisionSearch
+from penstock.export.quantization_job import NOISE_SAMPLES
 from penstock.export.quantize import DataPaths
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock

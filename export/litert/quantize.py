@@ -10,16 +10,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.errors import UsageError
-from penstock.export.artifact_check import check_artifact
 from penstock.export.artifact_report import ArtifactReport
-from penstock.export.comparison import evaluator
-from penstock.export.dataset import Dataset, synthetic
-from penstock.export.gates import Floors, GateError, change_gate, with_gates
+from penstock.export.dataset import Dataset
+from penstock.export.gates import Floors, change_gate
 from penstock.export.litert.attached_files import carry_over
 from penstock.export.litert.edge_quantizer import channel_precisions, quantize_by_library
 from penstock.export.litert.flatbuffer_model import parse, read_model
@@ -29,26 +27,17 @@ from penstock.export.litert.recipes import Recipe, litert_recipe
 from penstock.export.litert.repair import repair
 from penstock.export.litert.weight_layers import stored_types, weight_layers
 from penstock.export.mixed_precision import FLOAT
-from penstock.export.precision_search import (
-    Found,
-    PrecisionSearch,
-    search_data,
-    search_precisions,
-)
+from penstock.export.precision_search import Found, PrecisionSearch
+from penstock.export.quantization_job import QuantizationJob, left_float
 from penstock.export.report import Progress, ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.export.target_file import check_target
 from penstock.loaders.cores import usable_cores
-from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tensor_graph import TensorGraph
 from penstock.loaders.tflite_file import read_tflite
 
 if TYPE_CHECKING:
     from penstock.runtime.backends.litert_model import LitertModel
-
-NOISE_SAMPLES = 8
-"""Of random inputs, where there is no data."""
-SHOWN_LAYERS = 5
 
 
 def quantize_tflite(
@@ -106,8 +95,9 @@ def quantize_tflite(
     with clock("preparation"):
         model = repaired_model(source)
     job = _Job(
-        model, recipe, calibration, evaluation, samples, threads or usable_cores(), clock, progress
-    )
+        source, model.graph.inputs, open_litert, calibration, evaluation, samples,
+        threads or usable_cores(), clock, progress, model, recipe,
+    )  # fmt: skip
     return job.finish(*job.quantized(search), out, floors)
 
 
@@ -122,7 +112,6 @@ class RepairedModel:
         notes: what was repaired.
     """
 
-    source: Path
     content: bytes
     graph: TensorGraph
     precisions: dict[str, str]
@@ -148,19 +137,13 @@ def repaired_model(source: Path) -> RepairedModel:
             f"{f' ({kinds}): it is quantized already' if names else ''}; give the float model"
         )
     subgraphs = len(objects.subgraphs)
-    return RepairedModel(source, serialize(objects), graph, precisions, subgraphs, notes)
+    return RepairedModel(serialize(objects), graph, precisions, subgraphs, notes)
 
 
 @dataclass
-class _Job:
+class _Job(QuantizationJob):
     model: RepairedModel
     recipe: Recipe
-    calibration: Dataset | None
-    evaluation: Dataset | None
-    samples: int | None
-    threads: int
-    clock: StageClock
-    progress: ProgressCallback | None
 
     def quantized(self, search: PrecisionSearch) -> tuple[bytes, Found]:
         """The file as the recipe, or the search, has it."""
@@ -180,7 +163,7 @@ class _Job:
         found = nothing
         if search.wanted:
             with self.clock("search"):
-                found = self._search(builder, search)
+                found = self.search(builder, search)
         with self.clock("quantization"):
             if found.mix is not None:
                 return builder.content(found.mix.precisions), found
@@ -204,32 +187,7 @@ class _Job:
             on_sample=self._tell("ranges of activations"),
         )
         # Written again: what the library puts behind the FlatBuffer, old runtimes lack.
-        return serialize(parse(made, str(self.model.source)))
-
-    def _search(self, builder: TflitePrecisionBuilder, search: PrecisionSearch) -> Found:
-        data, notes = search_data(search, self.calibration, self.evaluation, self.noise)
-        with open_litert(self.model.source, self.threads) as before:
-            found = search_precisions(
-                builder,
-                search,
-                evaluator(before, data, limit=search.limit),
-                progress=self.progress,
-            )
-        return replace(found, notes=(*found.notes, *notes))
-
-    def noise(self) -> Dataset:
-        return synthetic(self.model.graph.inputs, NOISE_SAMPLES)
-
-    def report_data(self) -> tuple[Dataset, int | None, tuple[str, ...]]:
-        """What the report is measured on, and how many samples of it at most."""
-        if self.evaluation is not None:
-            return self.evaluation, None, ()
-        if self.calibration is not None:
-            note = "metrics are over the calibration data: --eval gives them over other data"
-            return self.calibration, self.samples, (note,)
-        data = self.noise()
-        note = f"metrics are over {data.name}: they say that the model runs, not how good it is"
-        return data, None, (f"{note}; give data (--eval)",)
+        return serialize(parse(made, str(self.source)))
 
     def finish(self, content: bytes, found: Found, out: Path, floors: Floors) -> ArtifactReport:
         """Write, check, and keep or refuse."""
@@ -238,58 +196,29 @@ class _Job:
         made = _precisions(parse(content, str(out)))
         changed = sum(p != FLOAT for p in made) - sum(p != FLOAT for p in before.values())
         after = _named(made, before)
-        content, attached = carry_over(self.model.source, content)
-        with partial_file(out) as (handle, written):
-            handle.write(content)
-            handle.flush()
-            with self.clock("check"):
-                checked = check_artifact(
-                    self.model.source,
-                    written,
-                    out,
-                    open_litert,
-                    data,
-                    limit=limit,
-                    threads=self.threads,
-                    progress=self.progress,
-                )
-            report = ArtifactReport(
-                source=str(self.model.source),
-                artifact=str(out),
-                target="litert",
-                recipe=str(self.recipe) if found.mix is None else "mix of int4, int8 and float",
-                source_bytes=self.model.graph.size,
-                artifact_bytes=len(content),
-                metrics=checked.metrics,
-                latency_before=checked.before,
-                latency_after=checked.after,
-                sensitivity=found.sensitivity,
-                precisions=after,
-                gates=(*checked.gates, change_gate(changed, len(before))),
-                notes=(
-                    *self.model.notes,
-                    *attached,
-                    *self._left_float(after, found),
-                    *self._uncalibrated(),
-                    *self._librarys_ranges(),
-                    *found.notes,
-                    *notes,
-                ),
-                seconds=self.clock.seconds,
-            )
-            report = with_gates(report, floors)
-            if not report.passed:
-                raise GateError(report)
-        return report
-
-    def _left_float(self, after: Mapping[str, str], found: Found) -> tuple[str, ...]:
-        left = [name for name, precision in after.items() if precision == FLOAT]
-        if not left or found.mix is not None:
-            return ()
-        more = f" and {len(left) - SHOWN_LAYERS} more" if len(left) > SHOWN_LAYERS else ""
+        content, attached = carry_over(self.source, content)
         why = "" if self.recipe.library else ", for which scales would take what bits save"
-        names = ", ".join(left[:SHOWN_LAYERS])
-        return (f"{len(left)} of {len(after)} layers stay float{why}: {names}{more}",)
+        draft = ArtifactReport(
+            source=str(self.source),
+            artifact=str(out),
+            target="litert",
+            recipe=str(self.recipe) if found.mix is None else "mix of int4, int8 and float",
+            source_bytes=self.model.graph.size,
+            artifact_bytes=len(content),
+            sensitivity=found.sensitivity,
+            precisions=after,
+            gates=(change_gate(changed, len(before)),),
+            notes=(
+                *self.model.notes,
+                *attached,
+                *left_float(after, found, why),
+                *self._uncalibrated(),
+                *self._librarys_ranges(),
+                *found.notes,
+                *notes,
+            ),
+        )
+        return self.keep(content, out, draft, data, limit, floors)
 
     def _uncalibrated(self) -> tuple[str, ...]:
         if self.calibration is not None:

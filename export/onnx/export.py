@@ -21,7 +21,6 @@ from penstock.export.gates import Floors, GateError, with_gates
 from penstock.export.onnx.libraries import quiet_libraries
 from penstock.export.onnx.preparation import prepare_model, without_shapes
 from penstock.export.onnx.quantize import (
-    NOISE_SAMPLES,
     open_onnx,
     quantize_onnx,
     serialized,
@@ -34,6 +33,7 @@ from penstock.export.onnx.torch_model import (
     torch_source,
 )
 from penstock.export.precision_search import PrecisionSearch
+from penstock.export.quantization_job import NOISE_SAMPLES
 from penstock.export.quantize import DataPaths
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock

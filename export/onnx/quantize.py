@@ -6,16 +6,15 @@ report = quantize_onnx("float.onnx", "int8.onnx", "static-int8 percentile", cali
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import UnsupportedModelError, UsageError
-from penstock.export.artifact_check import check_artifact
 from penstock.export.artifact_report import ArtifactReport
-from penstock.export.comparison import evaluator
-from penstock.export.dataset import Dataset, synthetic
-from penstock.export.gates import Floors, GateError, change_gate, with_gates
+from penstock.export.dataset import Dataset
+from penstock.export.gates import Floors, change_gate
+from penstock.export.mixed_precision import FLOAT
 from penstock.export.onnx.block_weights import block_weights, nearest_note
 from penstock.export.onnx.calibration import calibrate
 from penstock.export.onnx.int8 import dynamic_int8, static_int8
@@ -31,26 +30,17 @@ from penstock.export.onnx.preparation import (
 from penstock.export.onnx.processor import saturation_note
 from penstock.export.onnx.recipe import OnnxRecipe, parse_recipe
 from penstock.export.onnx.weight_only import OPERATORS, weight_only
-from penstock.export.precision_search import (
-    Found,
-    PrecisionSearch,
-    search_data,
-    search_precisions,
-)
+from penstock.export.precision_search import Found, PrecisionSearch
+from penstock.export.quantization_job import SHOWN_LAYERS, QuantizationJob, left_float
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.export.target_file import check_target
 from penstock.loaders.cores import usable_cores
 from penstock.loaders.onnx_file import read_onnx
-from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tensor_graph import TensorGraph
 
 if TYPE_CHECKING:
     from penstock.runtime.backends.onnx_model import OnnxModel
-
-NOISE_SAMPLES = 8
-"""Of random inputs, where there is no data."""
-SHOWN_LAYERS = 5
 
 
 def quantize_onnx(
@@ -116,22 +106,18 @@ def quantize_onnx(
             f"{source}: it has no layers with constant float weights to quantize (its operators: "
             f"{kinds}); if it is quantized already, give the float model"
         )
-    job = _Job(prepared, graph, recipe, calibration, evaluation, samples, cores, clock, progress)
-    model, found = job.quantized(search)
-    return finish(job, model, out, floors, found)
+    job = _Job(
+        source, graph.inputs, open_onnx, calibration, evaluation, samples, cores, clock, progress,
+        prepared, graph, recipe,
+    )  # fmt: skip
+    return job.finish(*job.quantized(search), out, floors)
 
 
 @dataclass
-class _Job:
+class _Job(QuantizationJob):
     prepared: PreparedModel
     graph: TensorGraph
     recipe: OnnxRecipe
-    calibration: Dataset | None
-    evaluation: Dataset | None
-    samples: int | None
-    threads: int
-    clock: StageClock
-    progress: ProgressCallback | None
 
     def quantized(self, search: PrecisionSearch) -> tuple[Any, Found]:
         """The model as the recipe, or the search, has it."""
@@ -152,7 +138,7 @@ class _Job:
         if search.wanted:
             builder = OnnxPrecisionBuilder(prepared, recipe, ranges)
             with self.clock("search"):
-                found = self._search(builder, search)
+                found = self.search(builder, search)
             if found.mix is not None:
                 return builder.model(found.mix.precisions), found
         with self.clock("quantization"):
@@ -166,80 +152,33 @@ class _Job:
             chosen = {x.name: form for x in prepared.layers if x.operator in OPERATORS}
             return weight_only(prepared, chosen), found
 
-    def _search(self, builder: OnnxPrecisionBuilder, search: PrecisionSearch) -> Found:
-        data, notes = search_data(search, self.calibration, self.evaluation, self.noise)
-        with open_onnx(self.prepared.source, self.threads) as before:
-            found = search_precisions(
-                builder,
-                search,
-                evaluator(before, data, limit=search.limit),
-                progress=self.progress,
-            )
-        return replace(found, notes=(*found.notes, *notes))
-
-    def noise(self) -> Dataset:
-        return synthetic(self.graph.inputs, NOISE_SAMPLES)
-
-    def report_data(self) -> tuple[Dataset, int | None, tuple[str, ...]]:
-        """What the report is measured on, and how many samples of it at most."""
-        if self.evaluation is not None:
-            return self.evaluation, None, ()
-        if self.calibration is not None:
-            note = "metrics are over the calibration data: --eval gives them over other data"
-            return self.calibration, self.samples, (note,)
-        data = self.noise()
-        note = f"metrics are over {data.name}: they say that the model runs, not how good it is"
-        return data, None, (f"{note}; give data (--eval)",)
-
-
-def finish(job: _Job, model: Any, out: Path, floors: Floors, found: Found) -> ArtifactReport:
-    """Write, check, and keep or refuse."""
-    prepared = job.prepared
-    data, limit, notes = job.report_data()
-    formats = layer_formats(model.graph, prepared.layers)
-    changed = sum(form != "float" for form in formats.values())
-    content = serialized(without_shapes(model), out)
-    with partial_file(out) as (handle, written):
-        handle.write(content)
-        handle.flush()
-        with job.clock("check"):
-            checked = check_artifact(
-                prepared.source,
-                written,
-                out,
-                open_onnx,
-                data,
-                limit=limit,
-                threads=job.threads,
-                progress=job.progress,
-            )
-        report = ArtifactReport(
-            source=str(prepared.source),
+    def finish(self, model: Any, found: Found, out: Path, floors: Floors) -> ArtifactReport:
+        """Write, check, and keep or refuse."""
+        prepared, recipe = self.prepared, self.recipe
+        data, limit, notes = self.report_data()
+        formats = layer_formats(model.graph, prepared.layers)
+        changed = sum(form != FLOAT for form in formats.values())
+        content = serialized(without_shapes(model), out)
+        draft = ArtifactReport(
+            source=str(self.source),
             artifact=str(out),
             target="onnx",
-            recipe=str(job.recipe) if found.mix is None else f"mix of {job.recipe}, int4 and float",
-            source_bytes=job.graph.size,
+            recipe=str(recipe) if found.mix is None else f"mix of {recipe}, int4 and float",
+            source_bytes=self.graph.size,
             artifact_bytes=len(content),
-            metrics=checked.metrics,
-            latency_before=checked.before,
-            latency_after=checked.after,
             sensitivity=found.sensitivity,
             precisions=formats,
-            gates=(*checked.gates, change_gate(changed, len(prepared.layers))),
+            gates=(change_gate(changed, len(prepared.layers)),),
             notes=(
                 *prepared.notes,
-                *_left_alone(formats, found),
+                *left_float(formats, found),
                 *found.notes,
                 *notes,
-                *nearest_note(prepared, job.recipe),
-                *saturation_note(job.recipe),
+                *nearest_note(prepared, recipe),
+                *saturation_note(recipe),
             ),
-            seconds=job.clock.seconds,
         )
-        report = with_gates(report, floors)
-        if not report.passed:
-            raise GateError(report)
-    return report
+        return self.keep(content, out, draft, data, limit, floors)
 
 
 def open_onnx(path: Path, threads: int) -> OnnxModel:
@@ -259,12 +198,3 @@ def serialized(model: Any, out: Path) -> bytes:
         return bytes(model.SerializeToString())
     except Exception as error:  # of protobuf; its kinds differ between versions
         raise UnsupportedModelError(f"{out}: the model does not fit one file: {error}") from None
-
-
-def _left_alone(formats: dict[str, str], found: Found) -> tuple[str, ...]:
-    left = [name for name, form in formats.items() if form == "float"]
-    if not left or found.mix is not None:
-        return ()
-    more = f" and {len(left) - SHOWN_LAYERS} more" if len(left) > SHOWN_LAYERS else ""
-    names = ", ".join(left[:SHOWN_LAYERS])
-    return (f"{len(left)} of {len(formats)} layers stay float: {names}{more}",)
