@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penstock.cli.console import emit_json, print_rich, say
+from penstock.cli.progress import stages
 
 if TYPE_CHECKING:
     from penstock.export.artifact_report import ArtifactReport
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from penstock.export.gates import Floors, GateError
     from penstock.export.precision_search import PrecisionSearch
     from penstock.export.quantize import DataPaths
+    from penstock.export.report import ProgressCallback
 
 
 class Colours(str, Enum):
@@ -187,7 +191,21 @@ def show_artifact(report: ArtifactReport, as_json: bool) -> None:
         say(f"Wrote {report.artifact}.")
 
 
-def show_refused(error: GateError, as_json: bool) -> None:
+@contextmanager
+def reporting(as_json: bool) -> Iterator[ProgressCallback | None]:
+    """Shows progress while an artifact is made, and what was measured of one that is refused; the
+    error goes on."""
+    from penstock.export.gates import GateError
+
+    with stages(wanted=not as_json) as on_progress:
+        try:
+            yield on_progress
+        except GateError as error:
+            _show_refused(error, as_json)
+            raise
+
+
+def _show_refused(error: GateError, as_json: bool) -> None:
     """What was measured of an artifact that was not kept; the error follows."""
     from penstock.export.artifact_report import render_artifact
 

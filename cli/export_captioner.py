@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.artifact_options import Gating, show_artifact, show_refused
+from penstock.cli.artifact_options import Gating, reporting, show_artifact
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
 
 EXAMPLES = examples(
     "penstock export captioner ./blip-image-captioning-base blip.captioner",
@@ -62,9 +61,7 @@ def captioner(
     *,
     gating: Gating,
     threads: options.Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it is there.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -78,24 +75,19 @@ def captioner(
     extra 'export': pip install 'penstock[export]'.
     """
     from penstock.export.captioner.convert import export_captioner
-    from penstock.export.gates import GateError
 
-    with stages(wanted=not as_json) as on_progress:
-        try:
-            report = export_captioner(
-                source,
-                out,
-                int8=not plain,
-                beams=beams,
-                max_tokens=max_tokens,
-                prompt=prompt,
-                photos=photos,
-                floors=gating.floors(),
-                threads=threads,
-                overwrite=overwrite,
-                progress=on_progress,
-            )
-        except GateError as error:
-            show_refused(error, as_json)
-            raise
+    with reporting(as_json) as on_progress:
+        report = export_captioner(
+            source,
+            out,
+            int8=not plain,
+            beams=beams,
+            max_tokens=max_tokens,
+            prompt=prompt,
+            photos=photos,
+            floors=gating.floors(),
+            threads=threads,
+            overwrite=overwrite,
+            progress=on_progress,
+        )
     show_artifact(report, as_json)

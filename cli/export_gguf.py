@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.artifact_options import show_artifact, show_refused
+from penstock.cli.artifact_options import reporting, show_artifact
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
 
 EXAMPLES = examples(
     "penstock export gguf model-f16.gguf model-q4.gguf --type Q4_K --imatrix imatrix.gguf",
@@ -79,9 +78,7 @@ def gguf(
         typer.Option(metavar="X", help="Keep nothing that is not X times smaller."),
     ] = None,
     threads: options.Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it is there.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -95,27 +92,23 @@ def gguf(
     """
     if no_evaluation and evaluation is not None:
         raise typer.BadParameter("choose --eval or --no-eval, not both")
-    from penstock.export.gates import Floors, GateError, parse_floors
+    from penstock.export.gates import Floors, parse_floors
     from penstock.export.gguf.export import export_gguf
 
-    with stages(wanted=not as_json) as on_progress:
-        try:
-            report = export_gguf(
-                source,
-                out,
-                None if matrices is None else matrices.value,
-                target_size=target_size,
-                output=None if output is None else output.value,
-                embedding=None if embedding is None else embedding.value,
-                imatrix=imatrix,
-                evaluate=not no_evaluation,
-                evaluation=evaluation,
-                floors=Floors(parse_floors(fail_below or []), min_ratio),
-                threads=threads,
-                overwrite=overwrite,
-                progress=on_progress,
-            )
-        except GateError as error:
-            show_refused(error, as_json)
-            raise
+    with reporting(as_json) as on_progress:
+        report = export_gguf(
+            source,
+            out,
+            None if matrices is None else matrices.value,
+            target_size=target_size,
+            output=None if output is None else output.value,
+            embedding=None if embedding is None else embedding.value,
+            imatrix=imatrix,
+            evaluate=not no_evaluation,
+            evaluation=evaluation,
+            floors=Floors(parse_floors(fail_below or []), min_ratio),
+            threads=threads,
+            overwrite=overwrite,
+            progress=on_progress,
+        )
     show_artifact(report, as_json)

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.artifact_options import Gating, show_artifact, show_refused
+from penstock.cli.artifact_options import Gating, reporting, show_artifact
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
 
 EXAMPLES = examples(
     "penstock export lightcap ./trained small.captioner --photos ./train-photos",
@@ -70,9 +69,7 @@ def lightcap(
     *,
     gating: Gating,
     threads: options.Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it is there.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -88,27 +85,22 @@ def lightcap(
     """
     if plain and recipe is not None:
         raise typer.BadParameter("choose --float or --recipe, not both")
-    from penstock.export.gates import GateError
     from penstock.export.lightcap.export_folder import export_lightcap_folder
 
-    with stages(wanted=not as_json) as on_progress:
-        try:
-            report = export_lightcap_folder(
-                source,
-                out,
-                int8=not plain,
-                recipe=recipe,
-                photos=photos,
-                evaluation=evaluation,
-                captions=captions,
-                beams=beams,
-                max_tokens=max_tokens,
-                floors=gating.floors(),
-                threads=threads,
-                overwrite=overwrite,
-                progress=on_progress,
-            )
-        except GateError as error:
-            show_refused(error, as_json)
-            raise
+    with reporting(as_json) as on_progress:
+        report = export_lightcap_folder(
+            source,
+            out,
+            int8=not plain,
+            recipe=recipe,
+            photos=photos,
+            evaluation=evaluation,
+            captions=captions,
+            beams=beams,
+            max_tokens=max_tokens,
+            floors=gating.floors(),
+            threads=threads,
+            overwrite=overwrite,
+            progress=on_progress,
+        )
     show_artifact(report, as_json)

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.artifact_options import Data, Gating, show_artifact, show_refused
+from penstock.cli.artifact_options import Data, Gating, reporting, show_artifact
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
 
 EXAMPLES = examples(
     "penstock export litert model.pt2 model.tflite",
@@ -36,9 +35,7 @@ def litert(
     data: Data,
     gating: Gating,
     threads: options.Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it is there.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -50,23 +47,18 @@ def litert(
     names. OUT is refused, and nothing is written, where it computes something else than SOURCE.
     It needs the extra 'litert-export': pip install 'penstock[litert-export]'.
     """
-    from penstock.export.gates import GateError
     from penstock.export.litert.from_file import export_litert_file
 
-    with stages(wanted=not as_json) as on_progress:
-        try:
-            report = export_litert_file(
-                source,
-                out,
-                recipe=recipe,
-                data=data.paths(),
-                floors=gating.floors(),
-                samples=data.samples,
-                threads=threads,
-                overwrite=overwrite,
-                progress=on_progress,
-            )
-        except GateError as error:
-            show_refused(error, as_json)
-            raise
+    with reporting(as_json) as on_progress:
+        report = export_litert_file(
+            source,
+            out,
+            recipe=recipe,
+            data=data.paths(),
+            floors=gating.floors(),
+            samples=data.samples,
+            threads=threads,
+            overwrite=overwrite,
+            progress=on_progress,
+        )
     show_artifact(report, as_json)

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.artifact_options import Data, Gating, Precisions, show_artifact, show_refused
+from penstock.cli.artifact_options import Data, Gating, Precisions, reporting, show_artifact
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
 
 EXAMPLES = examples(
     "penstock export onnx model.pt2 model.onnx",
@@ -38,9 +37,7 @@ def onnx(
     precisions: Precisions,
     gating: Gating,
     threads: options.Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it is there.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -52,24 +49,19 @@ def onnx(
     not load, does not compute the same, or nothing was there to be cleaned. Needs the extra
     'export'; for ONNX files 'quantize' does.
     """
-    from penstock.export.gates import GateError
     from penstock.export.onnx.export import export_onnx
 
-    with stages(wanted=not as_json) as on_progress:
-        try:
-            report = export_onnx(
-                source,
-                out,
-                recipe=recipe,
-                data=data.paths(),
-                floors=gating.floors(),
-                search=precisions.search(source),
-                samples=data.samples,
-                threads=threads,
-                overwrite=overwrite,
-                progress=on_progress,
-            )
-        except GateError as error:
-            show_refused(error, as_json)
-            raise
+    with reporting(as_json) as on_progress:
+        report = export_onnx(
+            source,
+            out,
+            recipe=recipe,
+            data=data.paths(),
+            floors=gating.floors(),
+            search=precisions.search(source),
+            samples=data.samples,
+            threads=threads,
+            overwrite=overwrite,
+            progress=on_progress,
+        )
     show_artifact(report, as_json)

@@ -25,6 +25,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, also for errors.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")]
 
 # ---------------------------------------------------------------- how to load
 Memory = Annotated[

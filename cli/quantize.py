@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
-from penstock.cli.artifact_options import Data, Gating, Precisions, show_artifact, show_refused
+from penstock.cli.artifact_options import Data, Gating, Precisions, reporting, show_artifact
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
 
 EXAMPLES = examples(
     "penstock quantize model.onnx small.onnx",
@@ -38,9 +37,7 @@ def quantize(
     precisions: Precisions,
     gating: Gating,
     threads: options.Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it is there.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -58,24 +55,19 @@ def quantize(
     agreement and, with --labels, accuracy. They need the extra 'quantize' (ONNX) or
     'litert-export' (TFLite).
     """
-    from penstock.export.gates import GateError
     from penstock.export.quantize import quantize_model
 
-    with stages(wanted=not as_json) as on_progress:
-        try:
-            report = quantize_model(
-                model,
-                out,
-                recipe,
-                data=data.paths(),
-                floors=gating.floors(),
-                search=precisions.search(model),
-                samples=data.samples,
-                threads=threads,
-                overwrite=overwrite,
-                progress=on_progress,
-            )
-        except GateError as error:
-            show_refused(error, as_json)
-            raise
+    with reporting(as_json) as on_progress:
+        report = quantize_model(
+            model,
+            out,
+            recipe,
+            data=data.paths(),
+            floors=gating.floors(),
+            search=precisions.search(model),
+            samples=data.samples,
+            threads=threads,
+            overwrite=overwrite,
+            progress=on_progress,
+        )
     show_artifact(report, as_json)
