@@ -16,6 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+# A shell joins the groups and becomes the command. Code between fork and exec would do so too, but
+# a Python with threads may not fork.
+JOIN = """
+set -e
+n=$1; shift
+while [ "$n" -gt 0 ]; do echo $$ >"$1"; shift; n=$((n-1)); done
+exec "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -77,19 +85,14 @@ class Cage:
     def start(self, argv: Sequence[str]) -> subprocess.Popen[str]:
         """Start a command inside. It joins the groups before it runs: nothing escapes the cap."""
         groups = [g for g in (self.memory_group, self.storage_group) if g is not None]
-
-        def join() -> None:
-            for group in groups:
-                (group / "cgroup.procs").write_text(str(os.getpid()))
-
         command = list(argv)
         if self.memory_kind == "systemd-run" and self.memory is not None:
             limits = ["-p", f"MemoryMax={self.memory}", "-p", "MemorySwapMax=0"]
             command = ["systemd-run", "--scope", "--quiet", *limits, *command]
+        files = [str(group / "cgroup.procs") for group in groups]
+        command = ["/bin/sh", "-c", JOIN, "sh", str(len(files)), *files, *command]
         pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=join
-        )
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     def peak(self) -> int:
         """Most memory that the group held, page cache included; 0 where nothing counts it."""
