@@ -6,6 +6,7 @@
     ├── UnsupportedModelError  which architecture or activation, and what is supported instead
     ├── BackendMissingError    an optional library is not installed: the extra to install
     ├── StorageError           a read failed or came back short
+    ├── RefusedUpdateError     arrays or a message of a federation are not what was asked for
     └── UsageError             a value that the caller gave is out of its range
         └── ContextError       a prompt is longer than the context
 
@@ -45,6 +46,10 @@ class BackendMissingError(PenstockError):
 
 class StorageError(PenstockError):
     """A read from storage failed or came back short; the engine can be used again."""
+
+
+class RefusedUpdateError(PenstockError):
+    """What came from a device or a server of a federation is not what was asked for."""
 
 
 class UsageError(PenstockError, ValueError):

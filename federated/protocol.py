@@ -1,0 +1,168 @@
+"""What server and device say to each other: three messages, each a flat record of plain values.
+
+    query     server -> device: nothing             device -> server: `Capabilities`
+    train     server -> device: `TrainTask` + arrays device -> server: `TrainResult` + arrays
+    evaluate  server -> device: `TrainTask` + arrays device -> server: `TrainResult`
+
+Flower carries them: arrays in an ArrayRecord named "arrays", everything else in a ConfigRecord
+named "message". A record names its protocol; another version is refused by both sides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
+
+from penstock.errors import RefusedUpdateError
+
+PROTOCOL = 1
+ARRAYS, MESSAGE = "arrays", "message"  # names of the records
+MOST_BYTES = 256 << 20  # of the arrays of one message
+MOST_TEXT = 65_536
+
+Plain = str | int | float | bool | bytes
+_Record = TypeVar("_Record", bound="Record")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base: to and from a flat dict, every field checked by its type."""
+
+    def to_record(self) -> dict[str, Plain]:
+        """Plain values by field name, and the protocol's version."""
+        return {"protocol": PROTOCOL} | {
+            entry.name: getattr(self, entry.name) for entry in fields(self)
+        }
+
+    @classmethod
+    def from_record(cls: type[_Record], record: Mapping[str, Any], source: str) -> _Record:
+        """Back from what came over the network.
+
+        Raises:
+            RefusedUpdateError: another protocol, a field that is missing or foreign or of another
+                type, a number that is not finite, a text beyond 64 KiB.
+        """
+        version = record.get("protocol")
+        if version != PROTOCOL:
+            raise RefusedUpdateError(
+                f"{source} speaks protocol {version!r}, this Penstock speaks {PROTOCOL}; "
+                "install the same version on the server and on the devices"
+            )
+        known = {entry.name: entry for entry in fields(cls)}
+        foreign = sorted(set(record) - set(known) - {"protocol"})
+        if foreign:
+            raise RefusedUpdateError(f"{source}: {cls.__name__} has no field {foreign[0]!r}")
+        values: dict[str, Any] = {}
+        for name, entry in known.items():
+            if name not in record:
+                if entry.default is MISSING:
+                    raise RefusedUpdateError(f"{source}: {cls.__name__} lacks {name!r}")
+                continue
+            value = record[name]
+            kinds = {"str": str, "int": int, "float": float, "bool": bool, "bytes": bytes}
+            want = kinds[str(entry.type)]
+            if want is float and type(value) is int:
+                value = float(value)
+            if type(value) is not want:
+                raise RefusedUpdateError(
+                    f"{source}: {cls.__name__}.{name} is a {type(value).__name__}, "
+                    f"expected {want.__name__}"
+                )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RefusedUpdateError(f"{source}: {cls.__name__}.{name} is {value}")
+            if isinstance(value, (str, bytes)) and len(value) > MOST_TEXT:
+                raise RefusedUpdateError(f"{source}: {cls.__name__}.{name} is {len(value)} long")
+            values[name] = value
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Capabilities(Record):
+    """A device's answer to a query: what it can do and whether it takes part now.
+
+    Attributes:
+        device: its stable identity: 16 hex letters, from its key.
+        version: of Penstock.
+        memory_bytes: that training may use; cores: that it may use.
+        most_ratio: widest sub-model it accepts.
+        battery: 0 to 1, or -1 where there is none; on_power: charging, or no battery.
+        ready: it takes part; reason: why not, else empty.
+        labelled, unlabelled: windows it holds.
+        input_shape, labels: JSON lists: of its data; empty lists before any was ingested.
+    """
+
+    device: str
+    version: str
+    memory_bytes: int
+    cores: int
+    most_ratio: float
+    battery: float
+    on_power: bool
+    ready: bool
+    reason: str
+    labelled: int
+    unlabelled: int
+    input_shape: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class TrainTask(Record):
+    """What the server asks of a device for one round.
+
+    Attributes:
+        run: the federation's run, which survives a restart of the server: 16 hex letters.
+        round_number: from 1; chunk: of time, from 0.
+        algorithm: fedavg, heterofl, fedrolex, fedconv or fedmobile.
+        model: `ModelOptions.to_json()`; ratio: width of the arrays.
+        settings: JSON: of the algorithm (`FedMobileSettings`), else "{}".
+        epochs, batch, learning_rate: of local training with Adam.
+        seed: of this round; each device adds its identity.
+        seconds: by then it should have answered; 0: no limit.
+    """
+
+    run: str
+    round_number: int
+    chunk: int
+    algorithm: str
+    model: str
+    ratio: float
+    settings: str
+    epochs: int
+    batch: int
+    learning_rate: float
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult(Record):
+    """What a device answers.
+
+    Attributes:
+        device, run, round_number: whose answer, to what.
+        refused: why there is none; empty: arrays (train) or figures (evaluate) are there.
+        examples: windows it trained or evaluated on; labelled, confident: of these.
+        loss, accuracy, macro_f1: -1 where there is none.
+        steps, seconds: of training; peak_bytes: most resident memory of the process.
+        stopped: the time budget ended it before its last epoch.
+        sha256: of the arrays (`arrays.digest`); empty without.
+    """
+
+    device: str
+    run: str
+    round_number: int
+    refused: str = ""
+    examples: int = 0
+    labelled: int = 0
+    confident: int = 0
+    loss: float = -1.0
+    accuracy: float = -1.0
+    macro_f1: float = -1.0
+    steps: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    stopped: bool = False
+    sha256: str = ""
