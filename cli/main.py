@@ -23,6 +23,7 @@ from penstock.cli import (
     demo,
     doctor,
     export,
+    federated,
     inspect_file,
     plan,
     probe,
@@ -86,6 +87,7 @@ app.command(cls=PlainCommand, epilog=demo.EXAMPLES)(demo.demo)
 app.command(cls=PlainCommand, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(bench.app)
 app.add_typer(export.app)
+app.add_typer(federated.app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

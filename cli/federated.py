@@ -1,0 +1,25 @@
+"""`penstock federated`: learn on the device; one file a command."""
+
+from __future__ import annotations
+
+import typer
+
+from penstock.cli.options import examples
+from penstock.cli.plain_help import PlainGroup
+
+app = typer.Typer(
+    name="federated",
+    no_args_is_help=True,
+    cls=PlainGroup,
+    rich_markup_mode=None,
+    help="Keep a model learning on the device, with others.",
+    epilog=examples(
+        "penstock federated ingest windows.npz --config device.toml",
+        "penstock federated client --superlink fl.example.org:8000 --config device.toml",
+    ),
+)
+
+
+@app.callback()
+def _federation() -> None:
+    """Keep a model learning on the device, with others."""
