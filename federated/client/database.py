@@ -1,0 +1,162 @@
+"""One SQLite file that survives crashes: how it is opened, checked, written and measured.
+
+Write-ahead log, a full fsync at each commit, foreign keys, an integrity check at each opening.
+What SQLite says of a full or damaged disk becomes a StorageError that says what to do.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from penstock.errors import FormatError, StorageError, UsageError
+from penstock.federated.client.schema import TABLES, VERSION
+
+LEAST_DISK = 1 << 20  # below this not even an empty store has room
+PATIENCE_S = 20.0  # for another process (an ingest) that writes
+DAMAGED = (
+    (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if hasattr(sqlite3, "SQLITE_CORRUPT")
+    else (11, 26)
+)  # Python 3.10 does not name them
+
+
+class DamagedDatabase(Exception):
+    """The file is not a whole SQLite database; `salvage` can read what is left."""
+
+
+class Database:
+    """An open store file.
+
+    Args:
+        path: of the file; it is made when it is not there.
+        disk: most bytes that the file may have; 0: no bound.
+
+    Raises:
+        DamagedDatabase: the integrity check failed.
+        FormatError: made by a newer Penstock.
+        StorageError: it cannot be opened or made.
+    """
+
+    def __init__(self, path: Path, disk: int = 0) -> None:
+        if disk and disk < LEAST_DISK:
+            raise UsageError(f"disk is {disk} bytes, expected at least {LEAST_DISK}")
+        self.path = path
+        try:
+            self.connection = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{path}: cannot be opened: {error}; is the folder there and yours to write?"
+            ) from error
+        try:
+            self._prepare(disk)
+        except sqlite3.Error as error:
+            self.connection.close()
+            if _is_damage(error):
+                raise DamagedDatabase(f"{path}: {error}") from error
+            raise _plain(path, error) from error
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _prepare(self, disk: int) -> None:
+        execute = self.connection.execute
+        version = execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise FormatError(
+                f"{self.path}: made by a newer Penstock (schema {version}, this one knows "
+                f"{VERSION}); install that version, or begin with another folder"
+            )
+        if version:
+            found = execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise DamagedDatabase(f"{self.path}: {found}")
+        else:
+            execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is a table
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        execute("PRAGMA foreign_keys = ON")
+        execute("PRAGMA journal_size_limit = 0")  # a checkpoint cuts the log
+        if not version:
+            with self.writing():  # a second process may have been faster
+                if not execute("PRAGMA user_version").fetchone()[0]:
+                    for statement in TABLES.split(";\n"):
+                        if statement.strip():
+                            execute(statement)
+                    execute(f"PRAGMA user_version = {VERSION}")
+        if disk:
+            size = execute("PRAGMA page_size").fetchone()[0]
+            execute(f"PRAGMA max_page_count = {disk // size}")
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it, or nothing.
+
+        Raises:
+            StorageError: the disk is full, a write failed, or the file is damaged.
+        """
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield self.connection
+            self.connection.execute("COMMIT")
+        except BaseException as error:
+            if self.connection.in_transaction:
+                try:
+                    self.connection.execute("ROLLBACK")
+                except sqlite3.Error:
+                    pass  # a full disk may have rolled back by itself
+            if isinstance(error, sqlite3.Error):
+                raise _plain(self.path, error) from error
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For queries; sees one state of the file only within each statement.
+
+        Raises:
+            StorageError: a read failed, or the file is damaged.
+        """
+        try:
+            yield self.connection
+        except sqlite3.Error as error:
+            raise _plain(self.path, error) from error
+
+    def nbytes(self) -> int:
+        """Bytes of the pages in use."""
+        with self.reading() as db:
+            pages = db.execute("PRAGMA page_count").fetchone()[0]
+            free = db.execute("PRAGMA freelist_count").fetchone()[0]
+            return int((pages - free) * db.execute("PRAGMA page_size").fetchone()[0])
+
+    def shrink(self) -> None:
+        """Give the pages of what was deleted back to the file system."""
+        with self.reading() as db:
+            db.execute("PRAGMA incremental_vacuum").fetchall()
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Close the file; the log beside it goes."""
+        self.connection.close()
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return (code & 0xFF) in DAMAGED
+    return "malformed" in str(error) or "not a database" in str(error)
+
+
+def _plain(path: Path, error: sqlite3.Error) -> StorageError:
+    if _is_damage(error):
+        return StorageError(
+            f"{path}: the database is damaged ({error}); start again: it is then moved aside and "
+            "what can be read is taken over"
+        )
+    if "full" in str(error):
+        return StorageError(
+            f"{path}: no room ({error}); nothing was written: free space, or raise `disk` in the "
+            "configuration"
+        )
+    return StorageError(f"{path}: {error}; nothing was written")
