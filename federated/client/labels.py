@@ -1,0 +1,65 @@
+"""What a label in a file stands for: a class number, or the name of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.errors import FormatError
+from penstock.federated.models.registry import MOST_CLASSES
+from penstock.federated.training.data import UNLABELLED
+
+
+@dataclass(frozen=True)
+class LabelCodes:
+    """Names of the classes 0, 1, ...; without names labels are numbers."""
+
+    names: tuple[str, ...] = ()
+
+    def from_number(self, value: int, where: str) -> int:
+        """A class number; -1 is no label.
+
+        Raises:
+            FormatError: out of range.
+        """
+        most = len(self.names) or MOST_CLASSES
+        if not UNLABELLED <= value < most:
+            raise FormatError(
+                f"{where} is {value}, expected a class from 0 to {most - 1}, or -1 for none"
+            )
+        return value
+
+    def from_text(self, text: str, where: str) -> int:
+        """A class's name or number; empty is no label.
+
+        Raises:
+            FormatError: not known.
+        """
+        text = text.strip()
+        if not text:
+            return UNLABELLED
+        if text in self.names:
+            return self.names.index(text)
+        try:
+            number = int(text)
+        except ValueError:
+            known = (
+                f"one of {', '.join(self.names)}" if self.names else "a number, or --label-names"
+            )
+            raise FormatError(f"{where} is {text!r}, expected {known}") from None
+        return self.from_number(number, where)
+
+
+def parse_label_names(text: str) -> tuple[str, ...]:
+    """'walk,sit,stand' as names.
+
+    Raises:
+        FormatError: one is empty, twice there, or looks like a number.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if not name or names.count(name) > 1 or name.lstrip("-").isdigit():
+            raise FormatError(
+                f"label names {text!r}: {name!r} is empty, there twice or a number; write them "
+                "as walking,sitting,standing"
+            )
+    return names
