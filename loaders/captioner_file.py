@@ -89,6 +89,17 @@ class CaptionerFile(Closing):
             )
         return data
 
+    def text(self, name: str) -> str:
+        """A member that is UTF-8 text.
+
+        Raises:
+            FormatError: as `read`, or it is not UTF-8.
+        """
+        try:
+            return self.read(name).decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{self.path}: member '{name}' is not UTF-8: {error}") from None
+
     def __contains__(self, name: str) -> bool:
         return name in self.manifest["members"]
 

@@ -43,7 +43,11 @@ class LightCapGraphs:
 
 
 def export_graphs(folder: LightCapFolder) -> LightCapGraphs:
-    """All four in float32."""
+    """All four in float32.
+
+    The folder's model is changed first: its heads' biases forbid the tokens that no caption holds,
+    so that it and the graphs, which are compared afterwards, rule out the same.
+    """
     config = folder.config
     model = folder.model
     _forbid(folder)

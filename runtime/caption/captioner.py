@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
@@ -18,9 +18,9 @@ from penstock.loaders.captioner_file import CaptionerFile
 from penstock.loaders.closing import Closing
 from penstock.loaders.cores import usable_cores
 from penstock.runtime.caption.beam_search import BeamOptions, StepModel, beam_search
+from penstock.runtime.caption.manifest import generation_options, most_tokens
 
 MOST_BEAMS = 10
-MOST_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Captioner(Closing):
         self.path = file.path
         self.manifest = file.manifest
         self.threads = threads
-        self.options = _options(file)
+        self.options, self._most_tokens = generation_options(file), most_tokens(file)
         self._network: CaptionNetwork | None = _network(file)(file, threads)
 
     def caption(
@@ -155,16 +155,14 @@ class Captioner(Closing):
     def _search(self, beams: int | None, max_tokens: int | None) -> BeamOptions:
         if beams is not None and not 1 <= beams <= MOST_BEAMS:
             raise UsageError(f"beams is {beams}, expected 1 to {MOST_BEAMS}")
-        most = int(self.manifest["generation"].get("most_tokens", MOST_TOKENS))
-        if max_tokens is not None and not 1 <= max_tokens <= most:
-            raise UsageError(f"max_tokens is {max_tokens}, this captioner takes 1 to {most}")
-        return BeamOptions(
+        if max_tokens is not None and not 1 <= max_tokens <= self._most_tokens:
+            raise UsageError(
+                f"max_tokens is {max_tokens}, this captioner takes 1 to {self._most_tokens}"
+            )
+        return replace(
+            self.options,
             beams=beams or self.options.beams,
             max_tokens=max_tokens or self.options.max_tokens,
-            end=self.options.end,
-            length_penalty=self.options.length_penalty,
-            no_repeat=self.options.no_repeat,
-            early_stopping=self.options.early_stopping,
         )
 
 
@@ -216,9 +214,3 @@ def _network(file: CaptionerFile) -> Callable[[CaptionerFile, int], CaptionNetwo
     from penstock.runtime.caption.encoder_decoder import EncoderDecoderNetwork
 
     return EncoderDecoderNetwork
-
-
-def _options(file: CaptionerFile) -> BeamOptions:
-    from penstock.runtime.caption.manifest import generation_options
-
-    return generation_options(file)

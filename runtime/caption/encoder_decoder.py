@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from penstock.errors import FormatError, PenstockError
 from penstock.loaders.captioner_file import CaptionerFile, shown
 from penstock.runtime.caption.captioner import Concept, Times
-from penstock.runtime.caption.manifest import Section, image_input
+from penstock.runtime.caption.manifest import Section, image_input, most_tokens
 from penstock.runtime.caption.member_graph import MemberGraph, Values
 from penstock.runtime.caption.preprocess import prepare
 from penstock.runtime.caption.token_rules import TokenRules
@@ -60,9 +60,7 @@ class EncoderDecoderNetwork:
         self._encoder.expect(("pixels",), cross)
         self._decoder = MemberGraph(file, DECODER, threads)
         self._decoder.expect(("tokens", "parents", *past, *cross), ("logits", *kept))
-        self._tokenizer = Tokenizer(
-            {"tokenizer.huggingface.json": _text(file, TOKENIZER, file.read(TOKENIZER))}
-        )
+        self._tokenizer = Tokenizer({"tokenizer.huggingface.json": file.text(TOKENIZER)})
 
     def see(self, image: NDArray[np.uint8]) -> tuple[DecoderRun, tuple[Concept, ...], Times]:
         """Prepare and encode a photo."""
@@ -191,7 +189,7 @@ def decoder_shape(file: CaptionerFile) -> DecoderShape:
 
 def _check_room(file: CaptionerFile, section: Section, rules: TokenRules) -> None:
     """Positions are rows of a table in the graph: more tokens than rows is an error there."""
-    most = Section(file, "generation").integer("most_tokens", 1, 1024, 64)
+    most = most_tokens(file)
     positions = section.integer("positions", 1, 1 << 20)
     if len(rules.prompt) + most > positions + 1:  # the last token is given out, not taken in
         raise FormatError(
@@ -226,10 +224,3 @@ def _checked_ids(
                 f"{vocabulary - 1}"
             )
     return tuple(value)
-
-
-def _text(file: CaptionerFile, name: str, data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{file.path}: member '{name}' is not UTF-8: {error}") from None

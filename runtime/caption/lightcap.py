@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from penstock.errors import FormatError, PenstockError
 from penstock.loaders.captioner_file import CaptionerFile
 from penstock.runtime.caption.captioner import Concept, Times
-from penstock.runtime.caption.manifest import Section, generation_options, image_input
+from penstock.runtime.caption.manifest import (
+    Section,
+    generation_options,
+    image_input,
+    most_tokens,
+)
 from penstock.runtime.caption.member_graph import MemberGraph, Values
 from penstock.runtime.caption.preprocess import prepare
 
@@ -179,7 +184,7 @@ def fusion_shape(file: CaptionerFile) -> FusionShape:
     options = generation_options(file)
     if options.end >= vocabulary:
         raise FormatError(f"{file.path}: captioner.json: generation.end is not below {vocabulary}")
-    most = Section(file, "generation").integer("most_tokens", 1, 1024, 64)
+    most = most_tokens(file)
     if most >= shape.positions:
         raise FormatError(
             f"{section.where}.positions is {shape.positions}, too few for captions of {most} tokens"
@@ -188,10 +193,7 @@ def fusion_shape(file: CaptionerFile) -> FusionShape:
 
 
 def _lines(file: CaptionerFile, name: str, count: int) -> list[str]:
-    try:
-        lines = file.read(name).decode().removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{file.path}: member '{name}' is not UTF-8: {error}") from None
+    lines = file.text(name).removesuffix("\n").split("\n")
     if len(lines) != count:
         raise FormatError(
             f"{file.path}: member '{name}' has {len(lines)} lines, captioner.json says {count}"

@@ -99,10 +99,15 @@ def image_input(file: CaptionerFile) -> ImageInput:
     )
 
 
+def most_tokens(file: CaptionerFile) -> int:
+    """Of a caption, as far as the graphs' tables of positions go."""
+    return Section(file, "generation").integer("most_tokens", 1, 1024, 64)
+
+
 def generation_options(file: CaptionerFile) -> BeamOptions:
     """The section `generation`: what is done when the caller does not say."""
     section = Section(file, "generation")
-    most = section.integer("most_tokens", 1, 1024, 64)
+    most = most_tokens(file)
     return BeamOptions(
         beams=section.integer("beams", 1, 10),
         max_tokens=section.integer("max_tokens", 1, most),
