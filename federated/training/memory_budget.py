@@ -76,7 +76,7 @@ def measure_need(
     """
     parameters = sum(p.numel() * p.element_size() for p in module.parameters())
     few, more = PROBE_WINDOWS
-    kept_few, kept_more = (_kept_bytes(module, lambda n=n: loss_of(n)) for n in PROBE_WINDOWS)
+    kept_few, kept_more = (_kept_bytes(module, loss_of, windows) for windows in PROBE_WINDOWS)
     each = max(1, -(-(kept_more - kept_few) // (more - few)))
     constant = max(0, kept_few - few * each)
     return MemoryNeed(
@@ -85,7 +85,7 @@ def measure_need(
     )
 
 
-def _kept_bytes(module: nn.Module, make_loss: Callable[[], torch.Tensor]) -> int:
+def _kept_bytes(module: nn.Module, loss_of: Callable[[int], torch.Tensor], windows: int) -> int:
     """Bytes of the distinct tensors that the backward pass would use, without parameters."""
     import torch
 
@@ -99,7 +99,7 @@ def _kept_bytes(module: nn.Module, make_loss: Callable[[], torch.Tensor]) -> int
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        make_loss()
+        loss_of(windows)
     return sum(size for size, _ in kept.values())
 
 

@@ -242,7 +242,7 @@ class Trainer:
         with self._torch_threads(), torch.inference_mode():
             self._load(arrays)
             self._module.eval()
-            found = [forward(part) for part in torch.from_numpy(inputs).split(batch)]
+            found = [forward(part) for part in torch.split(torch.from_numpy(inputs), batch)]
             joined: NDArray[np.float32] = torch.cat(found).numpy()
         return joined
 

@@ -1,0 +1,133 @@
+"""One device's FedMobile-style update in one chunk of time.
+
+Each step sees a labelled batch and a larger unlabelled one. The labels teach directly; a teacher
+labels weak views of unlabelled windows, and where it is sure, the model learns the strong view of
+the same window; and on all of them the model stays close to the one of the previous chunk.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penstock.errors import UsageError
+from penstock.federated.fedmobile.losses import (
+    consistency_loss,
+    distillation_loss,
+    labelled_loss,
+)
+from penstock.federated.fedmobile.settings import FedMobileSettings
+from penstock.federated.training.augmentations import strong_view, weak_view
+from penstock.federated.training.batches import Batch, epochs_of_batches
+from penstock.federated.training.data import TrainingData
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class FedMobileUpdate:
+    """A `LocalUpdate` (training/local_update.py).
+
+    Args:
+        module: the model in training, with the round's global parameters loaded.
+        data: labelled and unlabelled windows of this chunk, and exemplars if any are kept.
+        settings: of the federation.
+        epochs, batch: of local training; `batch` counts labelled windows.
+        previous: the model at the end of the previous chunk, frozen; None in the first chunk.
+
+    Raises:
+        UsageError: there is no window.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: TrainingData,
+        settings: FedMobileSettings,
+        *,
+        epochs: int,
+        batch: int,
+        previous: nn.Module | None,
+    ) -> None:
+        if not len(data):
+            raise UsageError("there is no window to train on in this chunk: ingest some first")
+        self._module, self._data, self._settings = module, data, settings
+        self._epochs, self._batch = epochs, batch
+        self._previous = previous if settings.distillation else None
+        self._teacher: nn.Module | None = None
+        if settings.consistency and len(data.unlabelled):
+            self._teacher = copy.deepcopy(module).eval().requires_grad_(False)
+        self.labelled = len(data.labelled)
+        self._sure = np.zeros(len(data), bool)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """As the protocol says; without a use for them, unlabelled windows stay out."""
+        used = self._teacher is not None or self._previous is not None
+        return epochs_of_batches(
+            self._data.labelled,
+            self._data.unlabelled,
+            epochs=self._epochs,
+            batch=self._batch,
+            unlabelled_batch=self._batch * self._settings.unlabelled_per_labelled if used else 0,
+            rng=rng,
+        )
+
+    def loss(self, part: Batch, whole: Batch, rng: np.random.Generator) -> torch.Tensor:
+        """The part's share of the three losses; one pass through the model for all its views."""
+        import torch
+
+        settings = self._settings
+        labelled, unlabelled = self._data.inputs[part.labelled], self._data.inputs[part.unlabelled]
+        weak = weak_view(unlabelled, rng)
+        views = [weak_view(labelled, rng) if settings.augment else labelled]
+        if self._previous is not None:
+            views.append(weak)
+        if self._teacher is not None:
+            views.append(strong_view(unlabelled, rng))
+        seen = torch.from_numpy(np.concatenate(views))
+        logits: torch.Tensor = self._module(seen)
+        total: torch.Tensor = logits.new_zeros(())
+        split = len(part.labelled)
+        if split:
+            labels = torch.from_numpy(self._data.labels[part.labelled])
+            total = total + labelled_loss(logits[:split], labels) / len(whole.labelled)
+        if self._previous is not None:
+            near = split + len(weak)
+            with torch.no_grad():
+                before = self._previous(seen[:near])
+            kept = distillation_loss(before, logits[:near], settings.temperature)
+            total = total + settings.distillation * kept / len(whole)
+        if self._teacher is not None and len(weak):
+            with torch.no_grad():
+                opinion = self._teacher(torch.from_numpy(weak))
+            agreed, sure = consistency_loss(opinion, logits[-len(weak) :], settings.threshold)
+            self._sure[part.unlabelled] = sure.numpy()
+            total = total + settings.consistency * agreed / len(whole.unlabelled)
+        return total
+
+    def step_done(self) -> None:
+        """A moving-mean teacher follows the model, running statistics included."""
+        import torch
+
+        if self._teacher is None or self._settings.teacher != "ema":
+            return
+        with torch.no_grad():
+            now = self._module.state_dict()
+            for name, held in self._teacher.state_dict().items():
+                if held.is_floating_point():
+                    held.lerp_(now[name], 1 - self._settings.ema_decay)
+                else:
+                    held.copy_(now[name])
+
+    def confident(self) -> int:
+        """Unlabelled windows that the teacher was sure of when it last saw them."""
+        return int(self._sure.sum())
+
+    def extra_bytes(self) -> int:
+        """Of the teacher and of the previous model."""
+        one: int = sum(t.nbytes for t in self._module.state_dict().values())
+        return one * ((self._teacher is not None) + (self._previous is not None))

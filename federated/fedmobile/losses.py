@@ -1,0 +1,62 @@
+"""The three losses of FedMobile-style learning, on logits.
+
+    L = CE(labelled) + lambda_u consistency(unlabelled) + lambda_d distillation(all)
+
+Each returns a sum over windows; the caller divides by the windows of the whole batch, so that a
+batch in parts gives the gradient of the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def labelled_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of cross-entropies: logits [n, classes], labels int64 [n]."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def consistency_loss(
+    teacher_logits: torch.Tensor, strong_logits: torch.Tensor, threshold: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the strong view against the teacher's label of the weak view, where the
+    teacher is sure (FixMatch, Sohn et al., NeurIPS 2020, eq. 4).
+
+    Args:
+        teacher_logits, strong_logits: [n, classes]; no gradient enters the teacher.
+        threshold: least probability of its best class.
+
+    Returns:
+        The sum over sure windows, and which windows these are, bool [n].
+    """
+    from torch.nn import functional
+
+    best, labels = teacher_logits.detach().softmax(dim=1).max(dim=1)
+    sure = best >= threshold
+    each = functional.cross_entropy(strong_logits, labels, reduction="none")
+    return (each * sure).sum(), sure
+
+
+def distillation_loss(
+    previous_logits: torch.Tensor, logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """T^2 KL(p_previous(T) || p(T)), summed over windows (Hinton et al., 2015; against forgetting:
+    Learning without Forgetting, Li and Hoiem, ECCV 2016).
+
+    Args:
+        previous_logits, logits: [n, classes]; no gradient enters the previous model.
+        temperature: T; T^2 keeps the size of the gradient.
+    """
+    from torch.nn import functional
+
+    return temperature**2 * functional.kl_div(
+        (logits / temperature).log_softmax(dim=1),
+        (previous_logits.detach() / temperature).log_softmax(dim=1),
+        reduction="sum",
+        log_target=True,
+    )
