@@ -20,6 +20,8 @@ from penstock.federated.arrays import Arrays, check_arrays
 from penstock.federated.slicing import Channels
 from penstock.federated.submodels import ModelSpec
 
+MOST_WEIGHT = 1e12  # examples; times 1e18, the largest value, summed over any fleet: no overflow
+
 
 @dataclass(frozen=True)
 class Update:
@@ -29,7 +31,7 @@ class Update:
         device: its stable identity.
         arrays: the trained sub-model.
         channels: which channels of the full model these are, of each group.
-        weight: examples it was trained on; more than 0.
+        weight: examples it was trained on; more than 0, at most 1e12.
     """
 
     device: str
@@ -49,7 +51,7 @@ def aggregate(
         updates: any number, in any order; none gives a copy of `base`.
 
     Raises:
-        RefusedUpdateError: two updates of one device, a weight that is not positive and finite,
+        RefusedUpdateError: two updates of one device, a weight out of its range,
             channels that are not this model's, or arrays that `check_arrays` refuses.
     """
     ordered = sorted(updates, key=lambda update: update.device)
@@ -85,8 +87,10 @@ def check_update(update: Update, spec: ModelSpec) -> None:
         RefusedUpdateError: as `aggregate`.
     """
     source = f"device {update.device}"
-    if not (np.isfinite(update.weight) and update.weight > 0):
-        raise RefusedUpdateError(f"{source}: weight is {update.weight}, expected more than 0")
+    if not 0 < update.weight <= MOST_WEIGHT:  # NaN compares false
+        raise RefusedUpdateError(
+            f"{source}: weight is {update.weight}, expected more than 0 and at most {MOST_WEIGHT}"
+        )
     groups = spec.groups()
     if set(update.channels) != set(groups):
         raise RefusedUpdateError(

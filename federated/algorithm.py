@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import FormatError
+from penstock.errors import FormatError, RefusedUpdateError
 from penstock.federated.aggregation import Update, aggregate
 from penstock.federated.arrays import Arrays, check_arrays, copy_arrays
+from penstock.federated.protocol import TrainResult
 from penstock.federated.slicing import Channels, extract, rolling_channels, static_channels
 from penstock.federated.submodels import ModelSpec
 
@@ -64,6 +65,10 @@ class Algorithm(ABC):
     def send(self, device: str, ratio: float) -> Sent:
         """The sub-model for a device; the same for the same round, device and ratio."""
 
+    def weight(self, result: TrainResult) -> float:
+        """How much a device's update counts: the examples it was trained on."""
+        return float(result.examples)
+
     def end_round(self, updates: Sequence[Update]) -> None:
         """Take in what came back; without updates the global model stays.
 
@@ -87,13 +92,20 @@ class Algorithm(ABC):
         missing = sorted(expected - set(state))
         if missing:
             raise FormatError(f"checkpoint: lacks {missing[0]!r}, which {self.name} needs")
+        number = state["round_number"]
+        if number.shape != () or number.dtype.kind != "i" or number < 0:
+            raise FormatError(f"checkpoint: round_number is {number!r}, expected a count")
         held = {
             name.removeprefix(GLOBAL): array
             for name, array in state.items()
             if name.startswith(GLOBAL)
         }
-        self.arrays = copy_arrays(check_arrays(held, self.spec.by_name(), "the checkpoint"))
-        self.round_number = int(state["round_number"])
+        try:
+            held = check_arrays(held, self.spec.by_name(), "checkpoint")
+        except RefusedUpdateError as error:
+            raise FormatError(f"{error}; it is of another model") from error
+        self.arrays = copy_arrays(held)
+        self.round_number = int(number)
 
 
 class FedAvg(Algorithm):

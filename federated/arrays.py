@@ -31,13 +31,14 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any], source:
 
     Raises:
         RefusedUpdateError: a name is missing or foreign, a shape or a type differs, a value is NaN,
-            infinite or beyond 1e18, or a variance is negative.
+            infinite or beyond 1e18, or a variance or a counter is negative.
     """
     missing = [name for name in expected if name not in arrays]
     foreign = [name for name in arrays if name not in expected]
     if missing or foreign:
+        unknown = [str(name)[:80] for name in foreign[:4]]  # a foreign name can be of any length
         raise RefusedUpdateError(
-            f"{source} sent other arrays than asked: missing {missing[:4]}, unknown {foreign[:4]} "
+            f"{source} sent other arrays than asked: missing {missing[:4]}, unknown {unknown} "
             f"({len(missing)} and {len(foreign)} in all)"
         )
     for name, want in expected.items():
@@ -62,6 +63,8 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any], source:
                 )
             if name.endswith("running_var") and (array < 0).any():
                 raise RefusedUpdateError(f"{source}: {name} holds a negative variance")
+        elif array.dtype.kind == "i" and (array < 0).any():
+            raise RefusedUpdateError(f"{source}: {name} is negative, expected a count")
     return {name: arrays[name] for name in expected}
 
 
@@ -79,7 +82,7 @@ def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 over names, types, shapes and values, in the order of names: hex, 64 letters."""
     state = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name]  # tobytes() is in C order; ascontiguousarray would make () a (1,)
         state.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         state.update(array.tobytes())
     return state.hexdigest()

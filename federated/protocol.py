@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from penstock.errors import RefusedUpdateError
 
@@ -21,6 +21,8 @@ PROTOCOL = 1
 ARRAYS, MESSAGE = "arrays", "message"  # names of the records
 MOST_BYTES = 256 << 20  # of the arrays of one message
 MOST_TEXT = 65_536
+MOST_INTEGER = (1 << 63) - 1  # Flower carries integers as sint64
+COUNT = (0, 10**12)  # of examples, steps, rounds
 
 Plain = str | int | float | bool | bytes
 _Record = TypeVar("_Record", bound="Record")
@@ -28,7 +30,9 @@ _Record = TypeVar("_Record", bound="Record")
 
 @dataclass(frozen=True)
 class Record:
-    """Base: to and from a flat dict, every field checked by its type."""
+    """Base: to and from a flat dict, every field checked by its type and its range."""
+
+    RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
     def to_record(self) -> dict[str, Plain]:
         """Plain values by field name, and the protocol's version."""
@@ -42,18 +46,18 @@ class Record:
 
         Raises:
             RefusedUpdateError: another protocol, a field that is missing or foreign or of another
-                type, a number that is not finite, a text beyond 64 KiB.
+                type, a number that is not finite or out of its range, a text beyond 64 KiB.
         """
         version = record.get("protocol")
-        if version != PROTOCOL:
+        if type(version) is not int or version != PROTOCOL:
             raise RefusedUpdateError(
                 f"{source} speaks protocol {version!r}, this Penstock speaks {PROTOCOL}; "
                 "install the same version on the server and on the devices"
             )
         known = {entry.name: entry for entry in fields(cls)}
-        foreign = sorted(set(record) - set(known) - {"protocol"})
+        foreign = sorted(str(name) for name in set(record) - set(known) - {"protocol"})
         if foreign:
-            raise RefusedUpdateError(f"{source}: {cls.__name__} has no field {foreign[0]!r}")
+            raise RefusedUpdateError(f"{source}: {cls.__name__} has no field {foreign[0][:80]!r}")
         values: dict[str, Any] = {}
         for name, entry in known.items():
             if name not in record:
@@ -63,7 +67,7 @@ class Record:
             value = record[name]
             kinds = {"str": str, "int": int, "float": float, "bool": bool, "bytes": bytes}
             want = kinds[str(entry.type)]
-            if want is float and type(value) is int:
+            if want is float and type(value) is int and abs(value) <= MOST_INTEGER:
                 value = float(value)
             if type(value) is not want:
                 raise RefusedUpdateError(
@@ -74,6 +78,12 @@ class Record:
                 raise RefusedUpdateError(f"{source}: {cls.__name__}.{name} is {value}")
             if isinstance(value, (str, bytes)) and len(value) > MOST_TEXT:
                 raise RefusedUpdateError(f"{source}: {cls.__name__}.{name} is {len(value)} long")
+            low, high = cls.RANGES.get(name, (-MOST_INTEGER, MOST_INTEGER))
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                seen = f"{value:.6g}" if abs(value) <= MOST_INTEGER else "beyond 64 bits"
+                raise RefusedUpdateError(
+                    f"{source}: {cls.__name__}.{name} is {seen}, expected {low:g} to {high:g}"
+                )
             values[name] = value
         return cls(**values)
 
@@ -92,6 +102,15 @@ class Capabilities(Record):
         labelled, unlabelled: windows it holds.
         input_shape, labels: JSON lists: of its data; empty lists before any was ingested.
     """
+
+    RANGES = {
+        "memory_bytes": (0, MOST_INTEGER),
+        "cores": (0, 65_536),
+        "most_ratio": (0, 1),
+        "battery": (-1, 1),
+        "labelled": COUNT,
+        "unlabelled": COUNT,
+    }
 
     device: str
     version: str
@@ -123,6 +142,16 @@ class TrainTask(Record):
         seconds: by then it should have answered; 0: no limit.
     """
 
+    RANGES = {
+        "round_number": COUNT,
+        "chunk": COUNT,
+        "ratio": (1e-6, 1),
+        "epochs": (0, 100_000),
+        "batch": (0, 1 << 20),
+        "learning_rate": (0, 1000),
+        "seconds": (0, 1e9),
+    }
+
     run: str
     round_number: int
     chunk: int
@@ -150,6 +179,19 @@ class TrainResult(Record):
         stopped: the time budget ended it before its last epoch.
         sha256: of the arrays (`arrays.digest`); empty without.
     """
+
+    RANGES = {
+        "round_number": COUNT,
+        "examples": COUNT,
+        "labelled": COUNT,
+        "confident": COUNT,
+        "loss": (-1, 1e30),
+        "accuracy": (-1, 1),
+        "macro_f1": (-1, 1),
+        "steps": COUNT,
+        "seconds": (0, 1e9),
+        "peak_bytes": (0, MOST_INTEGER),
+    }
 
     device: str
     run: str

@@ -79,7 +79,7 @@ class ModelOptions:
             if not isinstance(fields["name"], str) or any(type(v) is not int for v in values):
                 raise ValueError("expected a name and whole numbers")
             name, classes = fields["name"], fields["classes"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"{source}: not a model's description: {error}") from error
         return cls(name, tuple(shape), classes, tuple(widths))
 
