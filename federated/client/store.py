@@ -327,6 +327,28 @@ class Store:
                 kept += 1
         return TrainingData(inputs[:kept], labels[:kept])
 
+    def labelled_windows(self) -> tuple[list[int], TrainingData]:
+        """Numbers and data of every labelled window up to the open chunk, exemplars too."""
+        with self.database.reading() as db:
+            rows = db.execute(
+                "SELECT id, label, data FROM samples "
+                "WHERE label IS NOT NULL AND coalesce(chunk, 0) <= ? ORDER BY id",
+                (self.chunk,),
+            ).fetchall()
+        inputs = np.empty((len(rows), *(self.shape or (0,))), np.float32)
+        for place, row in enumerate(rows):
+            inputs[place] = np.frombuffer(row[2], "<f4").reshape(self.shape)
+        labels = np.array([row[1] for row in rows], np.int64)
+        return [row[0] for row in rows], TrainingData(inputs, labels)
+
+    def set_exemplars(self, numbers: list[int]) -> None:
+        """These windows outlive their chunk; no others do."""
+        with self.database.writing() as db:
+            db.execute("UPDATE samples SET exemplar = 0 WHERE exemplar")
+            db.executemany(
+                "UPDATE samples SET exemplar = 1 WHERE id = ?", [(number,) for number in numbers]
+            )
+
 
 def _by_id(db: Any, numbers: Iterable[int]) -> Iterator[tuple[int | None, str, bytes, bytes]]:
     for number in numbers:
