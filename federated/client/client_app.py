@@ -1,0 +1,73 @@
+"""A Participant as a Flower ClientApp: what the daemon runs for each message, in its own process.
+
+It can also be named in a Flower app's pyproject, for the stock SuperNode:
+
+    [tool.flwr.app.components]
+    clientapp = "penstock.federated.client.supernode_app:app"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from penstock.errors import PenstockError, RefusedUpdateError
+from penstock.federated.arrays import Arrays
+from penstock.federated.client.participant import Participant
+from penstock.federated.flower_content import from_content, no_calls_home, to_content
+from penstock.federated.protocol import TrainResult, TrainTask
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+
+def client_app(participant: Callable[[], Participant]) -> ClientApp:
+    """The ClientApp of a device.
+
+    Args:
+        participant: gives the device; called with each message, so that it can be made at the
+            first.
+    """
+    no_calls_home()
+    from flwr.app import Message
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        del context
+        return Message(to_content(participant().capabilities(), None), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        del context
+        device = participant()
+        task = _task(message, device.device)
+        if isinstance(task, TrainResult):
+            return Message(to_content(task, None), reply_to=message)
+        result, arrays = device.train(*task)
+        return Message(to_content(result, arrays), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        del context
+        device = participant()
+        task = _task(message, device.device)
+        result = task if isinstance(task, TrainResult) else device.evaluate(*task)
+        return Message(to_content(result, None), reply_to=message)
+
+    return app
+
+
+def _task(message: Message, device: str) -> tuple[TrainTask, Arrays] | TrainResult:
+    """The task and its arrays, or the refusal of what is none."""
+    try:
+        record, arrays = from_content(message.content, "the server")
+        task = TrainTask.from_record(record, "the server")
+        if arrays is None:
+            raise RefusedUpdateError("the server sent no arrays")
+        return task, arrays
+    except (PenstockError, ValueError) as error:
+        return TrainResult(device, "", 0, refused=str(error)[:4000])
