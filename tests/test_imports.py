@@ -20,11 +20,12 @@ LAYERS = {
     "loaders": {"_native", "quant"},
     "runtime": {"_native", "quant", "loaders"},
     "export": {"_native", "quant", "loaders"},
-    "federated": {"_native", "quant", "runtime"},
+    "federated": {"_native", "quant", "runtime", "loaders"},
     "cli": {"_native", "quant", "loaders", "runtime", "export", "federated"},
 }
-# Allowed inside functions only. Calibration runs the bundle that the export has just written.
-LATE = {"export": {"runtime"}}
+# Allowed inside functions only. Calibration runs the bundle that the export has just written, and
+# what a federation has trained leaves through the export pipeline.
+LATE = {"export": {"runtime"}, "federated": {"export"}}
 # What `pip install .` brings; anything else is an extra and is imported where it is used.
 PLAIN = {"numpy", "typer", "click", "rich", "gguf", "tokenizers", "jinja2", "platformdirs"}
 NEVER = {
