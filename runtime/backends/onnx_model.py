@@ -25,6 +25,8 @@ from penstock.runtime.backends.tensor_model import Arrays
 
 PROVIDER = "CPUExecutionProvider"
 FATAL = 4  # of onnxruntime's log: what it has to say comes as an exception, too
+Values = dict[str, Any]
+"""onnxruntime's own values by name."""
 TOO_NEW = re.compile(r"IR version|only \*guarantees\* support|under development", re.IGNORECASE)
 
 
@@ -33,11 +35,12 @@ class OnnxModel(Closing):
 
     backend = "onnx"
 
-    def __init__(self, graph: TensorGraph, threads: int) -> None:
+    def __init__(self, graph: TensorGraph, threads: int, data: bytes | None = None) -> None:
+        """Load it from its path, or from `data` where the graph is a part of another file."""
         check_ports(graph.path, (*graph.inputs, *graph.outputs), NUMPY_DTYPES | {"string"})
         self.path = graph.path
         self.threads = threads
-        self._session: Any = _session(graph, threads)
+        self._session: Any = _session(graph, threads, data)
         self.inputs = graph.inputs
         self.outputs = tuple(
             _with_shape(spec, info.shape)
@@ -59,6 +62,26 @@ class OnnxModel(Closing):
                 f"{self.path}: onnxruntime failed with {describe(fed)}: {_message(error)}"
             ) from None
         return finish_outputs(self.path, self.outputs, made, floats, finite)
+
+    def value(self, array: NDArray[Any]) -> Any:
+        """An array as onnxruntime's value, for `run_values`."""
+        return onnxruntime().OrtValue.ortvalue_from_numpy(array)
+
+    def run_values(self, values: Mapping[str, Any]) -> Values:
+        """Run on onnxruntime's own values: what goes from graph to graph is not copied.
+
+        Raises:
+            UsageError: the model is closed.
+            PenstockError: onnxruntime failed with these inputs.
+        """
+        if self._session is None:
+            raise UsageError(f"{self.path}: the model is closed; load it again")
+        names = [spec.name for spec in self.outputs]
+        try:
+            made = self._session.run_with_ort_values(names, dict(values))
+        except Exception as error:  # onnxruntime's own kinds have no common base
+            raise PenstockError(f"{self.path}: onnxruntime failed: {_message(error)}") from None
+        return dict(zip(names, made, strict=True))
 
     def close(self) -> None:
         """Give the memory back."""
@@ -92,14 +115,15 @@ def _broken(error: ImportError) -> BackendMissingError:
     )
 
 
-def _session(graph: TensorGraph, threads: int) -> Any:
+def _session(graph: TensorGraph, threads: int, data: bytes | None) -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL
     try:
-        return ort.InferenceSession(_source(graph), options, providers=[PROVIDER])
+        source = _source(graph) if data is None else data
+        return ort.InferenceSession(source, options, providers=[PROVIDER])
     except Exception as error:  # onnxruntime's own kinds have no common base
         message, version = _message(error), ort.__version__
     missing = missing_operators(ort, graph, message)

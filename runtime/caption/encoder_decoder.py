@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from penstock.errors import FormatError, PenstockError
 from penstock.loaders.captioner_file import CaptionerFile, shown
+from penstock.runtime.backends.onnx_model import Values
 from penstock.runtime.caption.captioner import Concept, Times
 from penstock.runtime.caption.manifest import Section, image_input, most_tokens
-from penstock.runtime.caption.member_graph import MemberGraph, Values
+from penstock.runtime.caption.member_graph import MemberGraph
 from penstock.runtime.caption.preprocess import prepare
 from penstock.runtime.caption.token_rules import TokenRules
 from penstock.runtime.tokenizer import Tokenizer
@@ -79,7 +80,7 @@ class EncoderDecoderNetwork:
 
     def look(self, pixels: NDArray[np.float32]) -> DecoderRun:
         """Encode what `pixels` gave."""
-        cross = self._encoder.run({"pixels": self._encoder.value(pixels)})
+        cross = self._encoder.run_values({"pixels": self._encoder.value(pixels)})
         return DecoderRun(self._decoder, self.shape, cross)
 
     def text(self, tokens: tuple[int, ...]) -> str:
@@ -114,7 +115,7 @@ class DecoderRun:
         """What `begin` makes of: [vocabulary], as the model gives it."""
         shape = self._shape
         nothing = np.zeros((1, shape.heads, 0, shape.head_width), np.float32)
-        names = [name for name in self._graph.inputs if name.startswith("past_")]
+        names = [spec.name for spec in self._graph.inputs if spec.name.startswith("past_")]
         self._past = {name: self._graph.value(nothing) for name in names}
         self._histories = [shape.rules.prompt]
         prompt = np.array([shape.rules.prompt], np.int64)
@@ -133,7 +134,7 @@ class DecoderRun:
 
     def _next(self, tokens: NDArray[np.int64], parents: NDArray[np.int64]) -> NDArray[np.float32]:
         fed = {"tokens": self._graph.value(tokens), "parents": self._graph.value(parents)}
-        made = self._graph.run({**fed, **self._past, **self._cross})
+        made = self._graph.run_values({**fed, **self._past, **self._cross})
         logits: NDArray[np.float32] = made.pop("logits").numpy()
         wanted = (len(tokens), self._shape.vocabulary)
         floats = logits.dtype == np.float32

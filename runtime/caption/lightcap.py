@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import FormatError, PenstockError
 from penstock.loaders.captioner_file import CaptionerFile
+from penstock.runtime.backends.onnx_model import Values
 from penstock.runtime.caption.captioner import Concept, Times
 from penstock.runtime.caption.manifest import (
     Section,
@@ -23,7 +24,7 @@ from penstock.runtime.caption.manifest import (
     image_input,
     most_tokens,
 )
-from penstock.runtime.caption.member_graph import MemberGraph, Values
+from penstock.runtime.caption.member_graph import MemberGraph
 from penstock.runtime.caption.preprocess import prepare
 
 VOCABULARY, CONCEPTS = "vocab.txt", "concepts.txt"
@@ -75,9 +76,9 @@ class LightCapNetwork:
         ready = perf_counter()
         grid = self.grid(pixels)
         seen = perf_counter()
-        found = self._concepts.run({"grid": grid})
+        found = self._concepts.run_values({"grid": grid})
         known = perf_counter()
-        prefix = self._prefix.run({**found, "grid": grid})["prefix"]
+        prefix = self._prefix.run_values({**found, "grid": grid})["prefix"]
         done = perf_counter()
         times = Times(
             preprocess_ms=(ready - begin) * 1000,
@@ -93,7 +94,7 @@ class LightCapNetwork:
 
     def grid(self, pixels: NDArray[np.float32]) -> object:
         """The visual features of what `pixels` gave, as onnxruntime's value."""
-        return self._encoder.run({"pixels": self._encoder.value(pixels)})["grid"]
+        return self._encoder.run_values({"pixels": self._encoder.value(pixels)})["grid"]
 
     def text(self, tokens: tuple[int, ...]) -> str:
         """The words that the pieces spell."""
@@ -151,7 +152,7 @@ class LightCapRun:
         value = self._graph.value
         place = value(np.array([self._place]))
         fed = {"tokens": value(tokens), "parents": value(parents), "place": place, "prefix": prefix}
-        made = self._graph.run({**fed, **self._past})
+        made = self._graph.run_values({**fed, **self._past})
         self._place += 1
         scores: NDArray[np.float32] = made["log_probabilities"].numpy()
         wanted = (len(tokens), self._shape.vocabulary)

@@ -1,30 +1,21 @@
-"""An ONNX graph of a captioner file, in onnxruntime on the CPU."""
+"""An ONNX graph of a captioner file: the `onnx` backend's model, read from a member."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
-from penstock.errors import FormatError, PenstockError
+from penstock.errors import FormatError
 from penstock.loaders.captioner_file import CaptionerFile
 from penstock.loaders.onnx_file import read_onnx_bytes
-from penstock.loaders.tensor_graph import TensorSpec
 from penstock.runtime.backends.arrays import NUMPY_DTYPES, check_ports
-from penstock.runtime.backends.onnx_model import FATAL, PROVIDER, onnxruntime
-
-Values = dict[str, Any]
-"""onnxruntime's own values by name: they go from graph to graph without a copy."""
+from penstock.runtime.backends.onnx_model import OnnxModel
 
 
-class MemberGraph:
+class MemberGraph(OnnxModel):
     """A member of a captioner file, loaded and ready to run.
 
     Attributes:
         where: file and member, for messages.
-        inputs, outputs: by name.
 
     Raises:
         FormatError: not ONNX, damaged, or onnxruntime refuses it.
@@ -36,21 +27,8 @@ class MemberGraph:
         self.where = f"{file.path}: {name}"
         data = file.read(name)
         graph = read_onnx_bytes(Path(self.where), data)
-        check_ports(Path(self.where), (*graph.inputs, *graph.outputs), NUMPY_DTYPES)
-        self._ort = onnxruntime()
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = FATAL
-        try:
-            self._session: Any = self._ort.InferenceSession(data, options, providers=[PROVIDER])
-        except Exception as error:  # onnxruntime's own kinds have no common base
-            raise FormatError(
-                f"{self.where}: onnxruntime {self._ort.__version__} refuses it: "
-                f"{' '.join(str(error).split())}"
-            ) from None
-        self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in graph.inputs}
-        self.outputs: dict[str, TensorSpec] = {spec.name: spec for spec in graph.outputs}
+        check_ports(graph.path, (*graph.inputs, *graph.outputs), NUMPY_DTYPES)  # no strings
+        super().__init__(graph, threads, data)
 
     def expect(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         """Check that these are its inputs and outputs, all of them.
@@ -62,28 +40,9 @@ class MemberGraph:
             ("inputs", inputs, self.inputs),
             ("outputs", outputs, self.outputs),
         ):
-            if set(wanted) != set(seen):
-                odd = sorted(set(wanted) ^ set(seen))
+            odd = sorted(set(wanted) ^ {spec.name for spec in seen})
+            if odd:
                 raise FormatError(
                     f"{self.where}: its {kind} are not those of its architecture: "
                     f"{', '.join(odd[:4])} missing or not known; export the model again"
                 )
-
-    def value(self, array: NDArray[Any]) -> Any:
-        """An array as onnxruntime's value."""
-        return self._ort.OrtValue.ortvalue_from_numpy(array)
-
-    def run(self, inputs: Mapping[str, Any]) -> Values:
-        """Run the graph on values; all outputs by name.
-
-        Raises:
-            PenstockError: onnxruntime failed with these inputs.
-        """
-        names = list(self.outputs)
-        try:
-            made = self._session.run_with_ort_values(names, dict(inputs))
-        except Exception as error:  # onnxruntime's own kinds have no common base
-            raise PenstockError(
-                f"{self.where}: onnxruntime failed: {' '.join(str(error).split())}"
-            ) from None
-        return dict(zip(names, made, strict=True))
