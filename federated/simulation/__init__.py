@@ -1,0 +1,1 @@
+"""Many virtual devices on one machine, on Flower's Ray engine."""
