@@ -56,6 +56,10 @@ class Algorithm(ABC):
         self.round_number = 0
         self.figures: dict[str, float] = {}
 
+    def begin_chunk(self, chunk: int) -> None:
+        """Say which chunk of time the coming rounds belong to; most algorithms know no chunks."""
+        del chunk
+
     def begin_round(self, number: int) -> None:
         """What the server does before it sends anything."""
         self.round_number = number

@@ -58,14 +58,14 @@ def check_result(result: TrainResult, device: str, task: TrainTask) -> None:
     """
     if result.device != device:
         raise RefusedUpdateError(f"answers as device {result.device!r}, it was asked as {device}")
+    if result.refused:
+        raise RefusedUpdateError(f"the device refused: {result.refused}")
     if result.run != task.run:
         raise RefusedUpdateError(f"answers for run {result.run!r}, this is run {task.run}")
     if result.round_number != task.round_number:
         raise RefusedUpdateError(
             f"answers for round {result.round_number}, this is round {task.round_number}"
         )
-    if result.refused:
-        raise RefusedUpdateError(f"the device refused: {result.refused}")
     if not 0 < result.examples <= MOST_EXAMPLES:
         raise RefusedUpdateError(
             f"says it used {result.examples} examples, expected 1 to {MOST_EXAMPLES}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def _unfit(device: Capabilities, model: ModelOptions) -> str:
         return "input_shape and labels are not JSON lists"
     if shape and tuple(shape) != model.input_shape:
         return f"its data has shape {shape}, the model takes {list(model.input_shape)}"
-    if len(labels) > model.classes:
+    if labels and len(labels) != model.classes:
         return f"its data has {len(labels)} labels, the model has {model.classes} classes"
     return ""
 
@@ -120,10 +121,13 @@ def assign_ratios(
     for ratio in known.values():
         room[ratio] = room.get(ratio, 0) - 1
     new = [member for device, member in members.items() if device not in given]
-    new.sort(key=lambda m: (-m.capabilities.memory_bytes, -m.capabilities.cores, m.device))
+    new.sort(
+        key=lambda m: (-(m.capabilities.memory_bytes or math.inf), -m.capabilities.cores, m.device)
+    )
     for member in new:
         able = member.capabilities
-        fits = [r for r in ratios if r <= able.most_ratio and bytes_at[r] <= able.memory_bytes]
+        memory = able.memory_bytes or math.inf  # 0: the device sets no bound
+        fits = [r for r in ratios if r <= able.most_ratio and bytes_at[r] <= memory]
         free = [ratio for ratio in fits if room[ratio] > 0]
         if free:
             chosen = free[0]
@@ -135,3 +139,9 @@ def assign_ratios(
         given[member.device] = chosen
         room[chosen] = room.get(chosen, 0) - 1
     return given
+
+
+def _strength(member: Member) -> tuple[float, int, str]:
+    """Sorts the strongest first."""
+    able = member.capabilities
+    return -(able.memory_bytes or math.inf), -able.cores, able.device

@@ -34,6 +34,7 @@ from penstock.federated.server.fleet import Answer, Fleet, Node
 from penstock.federated.server.privacy import Ledger, private_mean
 from penstock.federated.server.settings import DeviceSettings, TrainingSettings
 
+TRAINING_SHARE = 0.9  # of the deadline; the rest is for the way there and back
 POLL_S = 1.0  # between two queries while too few devices are ready
 
 
@@ -43,6 +44,7 @@ class RunPlan:
 
     Attributes:
         model: that is trained. rounds: in all. rounds_per_chunk: 0: one chunk for ever.
+        algorithm: how devices are to train; empty: the algorithm's name.
         settings: JSON of the algorithm's settings, for the devices.
         keep: checkpoints.
     """
@@ -51,6 +53,7 @@ class RunPlan:
     rounds: int
     rounds_per_chunk: int = 0
     seed: int = 1
+    algorithm: str = ""
     settings: str = "{}"
     keep: int = 3
     training: TrainingSettings = TrainingSettings()
@@ -177,6 +180,7 @@ class FederatedRun:
         if self.ledger is not None:
             self.ledger.check_room(len(chosen))
         before = self.algorithm.arrays
+        self.algorithm.begin_chunk(self.plan.chunk(number))
         self.algorithm.begin_round(number)
         asked = {members[d].node: self._ask(d, number, seed) for d in chosen}
 
@@ -259,7 +263,7 @@ class FederatedRun:
             run=self.run_id,
             round_number=number,
             chunk=self.plan.chunk(number),
-            algorithm=self.algorithm.name,
+            algorithm=self.plan.algorithm or self.algorithm.name,
             model=self.plan.model.to_json(),
             ratio=sent.ratio,
             settings=self.plan.settings,
@@ -267,7 +271,7 @@ class FederatedRun:
             batch=training.batch,
             learning_rate=training.learning_rate,
             seed=seed,
-            seconds=self.plan.devices.deadline_s,
+            seconds=TRAINING_SHARE * self.plan.devices.deadline_s,
         )
         return Asked(device, task, sent)
 

@@ -5,7 +5,7 @@
 [model]      name, input_shape, classes, widths
 [training]   epochs, batch, learning_rate
 [devices]    fraction, least, ratios, deadline_s, wait_s, evaluate_every
-[public]     file, hold_out, test
+[public]     file, hold_out, tune_epochs
 [privacy]    clipping_norm, noise_multiplier, delta, population, most_epsilon
 [superlink]  host, port, certificate, key, authority, node_keys, restarts
 """
@@ -23,7 +23,7 @@ from penstock.federated.models.registry import ModelOptions, model_spec
 from penstock.federated.server.check_settings import at_least, between, check_type
 
 ALGORITHMS = ("fedavg", "heterofl", "fedrolex", "fedconv", "fedmobile")
-PRIVATE = ("fedavg", "heterofl", "fedrolex")  # whose aggregation is a mean, and nothing else
+MEANS = ("fedavg", "heterofl", "fedrolex")  # whose aggregation is a mean, and nothing else
 _Section = TypeVar("_Section")
 
 
@@ -110,14 +110,16 @@ class PublicSettings:
     Attributes:
         file: npz with `inputs` and `labels`; empty: there are none.
         hold_out: part that is never trained on, by which the server evaluates and selects.
-        test: another npz, which only measures: for benchmarks.
+        tune_epochs: over the training part after each round, for fedavg, heterofl and
+            fedrolex; fedconv always trains on it; 0: none.
     """
 
     file: str = ""
     hold_out: float = 0.3
-    test: str = ""
+    tune_epochs: int = 0
 
     def __post_init__(self) -> None:
+        between("public.tune_epochs", self.tune_epochs, 0, 1000)
         between("public.hold_out", self.hold_out, 0.01, 1.0)
 
 
@@ -175,9 +177,7 @@ class SuperLinkSettings:
         between("superlink.restarts", self.restarts, 0, 1000)
         given = [bool(path) for path in (self.certificate, self.key, self.authority)]
         if any(given) and not all(given):
-            raise UsageError(
-                "superlink: certificate, key and authority go together"
-            )
+            raise UsageError("superlink: certificate, key and authority go together")
 
 
 @dataclass(frozen=True)
@@ -206,13 +206,19 @@ class ServerSettings:
                 "server and needs them all of one shape; sub-models of several widths and FedConv, "
                 "which trains on each device's weights, exclude it. Use [privacy] instead"
             )
-        if self.privacy.noise_multiplier and self.algorithm not in PRIVATE:
+        if self.privacy.noise_multiplier and self.algorithm not in MEANS:
             raise UsageError(
                 f"privacy: what {self.algorithm} releases is more than a mean of the updates, so "
-                f"no epsilon can be told for it; use {', '.join(PRIVATE)}"
+                f"no epsilon can be told for it; use {', '.join(MEANS)}"
             )
         if self.algorithm == "fedconv" and not self.public.file:
             raise UsageError("public.file is missing: fedconv trains its filters on public samples")
+        if self.public.tune_epochs and self.algorithm not in MEANS:
+            raise UsageError(f"public.tune_epochs: {self.algorithm} has its own ways")
+        if self.public.tune_epochs and not self.public.file:
+            raise UsageError("public.file is missing: public.tune_epochs needs samples")
+        if self.privacy.noise_multiplier and self.public.tune_epochs:
+            raise UsageError("public.tune_epochs and [privacy] cannot be combined")
         if self.algorithm == "fedavg" and any(r < 1 for r, s in self.devices.ratios if s):
             raise UsageError("devices.ratios: fedavg has ratio 1 only; use heterofl or fedrolex")
 
@@ -264,7 +270,7 @@ def parse_settings(tables: Mapping[str, Any], base: Path) -> ServerSettings:
         algorithm_settings=algorithm,
         training=_section(TrainingSettings, "training", tables.get("training", {}), base),
         devices=_section(DeviceSettings, "devices", devices, base),
-        public=_section(PublicSettings, "public", tables.get("public", {}), base, ("file", "test")),
+        public=_section(PublicSettings, "public", tables.get("public", {}), base, ("file",)),
         privacy=_section(PrivacySettings, "privacy", tables.get("privacy", {}), base),
         superlink=_section(
             SuperLinkSettings,

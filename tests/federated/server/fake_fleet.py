@@ -43,7 +43,7 @@ def capabilities(device: str, **changes: object) -> Capabilities:
         labelled=20,
         unlabelled=0,
         input_shape="[11]",
-        labels='["a", "b"]',
+        labels='["a", "b", "c", "d", "e", "f"]',
     )
     return replace(usual, **changes)  # type: ignore[arg-type]
 

@@ -19,6 +19,7 @@ from penstock.federated.server.settings import PrivacySettings
 from tests.federated.sample_models import IMAGES, random_arrays
 from tests.federated.server.fake_fleet import algorithm_of, fleet_of, plan_of, run_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Flower's, of click
 SETTINGS = PrivacySettings(noise_multiplier=1.0, clipping_norm=0.5, population=10)
 
 

@@ -1,0 +1,153 @@
+"""From settings to a run: the initial model, the algorithm, the score on the hold-out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import UsageError
+from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
+from penstock.federated.arrays import Arrays
+from penstock.federated.models.registry import ModelOptions, build_module, model_spec
+from penstock.federated.server.check_settings import check_type
+from penstock.federated.server.fleet import Fleet
+from penstock.federated.server.privacy import Ledger
+from penstock.federated.server.public_set import read_public_set, split_public_set
+from penstock.federated.server.run import FederatedRun, GlobalScore, RunPlan, ScoreGlobal
+from penstock.federated.server.settings import ServerSettings
+from penstock.federated.training.data import TrainingData
+
+TUNE_RATE = 1e-3  # of Adam, where a baseline is tuned on public samples
+
+
+def build_run(
+    settings: ServerSettings, fleet: Fleet, note: Callable[[str], None] = print
+) -> FederatedRun:
+    """The run that a settings file describes; it has neither begun nor been resumed.
+
+    Raises:
+        PenstockError: something the settings name is not there or does not fit.
+    """
+    train = hold_out = None
+    if settings.public.file:
+        public = read_public_set(Path(settings.public.file), settings.model)
+        train, hold_out = split_public_set(public, settings.public.hold_out, settings.run.seed)
+    algorithm, task_settings = build_algorithm(settings, train, hold_out)
+    return FederatedRun(
+        algorithm,
+        fleet,
+        RunPlan(
+            model=settings.model,
+            rounds=settings.run.rounds,
+            rounds_per_chunk=settings.run.rounds_per_chunk,
+            seed=settings.run.seed,
+            algorithm=settings.algorithm,
+            settings=task_settings,
+            keep=settings.run.keep_checkpoints,
+            training=settings.training,
+            devices=settings.devices,
+        ),
+        Path(settings.run.folder),
+        score=score_on(hold_out, settings.model) if hold_out is not None else None,
+        ledger=Ledger(settings.privacy) if settings.privacy.noise_multiplier else None,
+        note=note,
+    )
+
+
+def build_algorithm(
+    settings: ServerSettings, train: TrainingData | None, hold_out: TrainingData | None
+) -> tuple[Algorithm, str]:
+    """The algorithm with its initial model, and the settings that its tasks carry, as JSON.
+
+    Raises:
+        UsageError: a setting is unknown or out of its range.
+    """
+    name, given = settings.algorithm, dict(settings.algorithm_settings)
+    spec, arrays = model_spec(settings.model), initial_model(settings.model, settings.run.seed)
+    if name == "fedconv":
+        from penstock.federated.fedconv.fedconv import FedConv
+        from penstock.federated.public_training import PublicSet
+
+        if train is None or hold_out is None:
+            raise UsageError("fedconv needs public samples: set public.file")
+        public = PublicSet(train, hold_out)
+        profile = _fedconv_profile(given)
+        return FedConv(settings.model, arrays, public, profile, settings.run.seed), "{}"
+    if name == "fedmobile":
+        from penstock.federated.fedmobile.fedmobile import FedMobile
+        from penstock.federated.fedmobile.settings import FedMobileSettings
+
+        mobile = FedMobileSettings.from_json(json.dumps(given), "[algorithm]")
+        return _tuned(FedMobile(spec, arrays, mobile), settings, train, hold_out), mobile.to_json()
+    if given:
+        raise UsageError(f"algorithm.{next(iter(given))}: {name} has no settings")
+    kinds: dict[str, type[Algorithm]] = {
+        "fedavg": FedAvg,
+        "heterofl": HeteroFL,
+        "fedrolex": FedRolex,
+    }
+    return _tuned(kinds[name](spec, arrays), settings, train, hold_out), "{}"
+
+
+def initial_model(model: ModelOptions, seed: int) -> Arrays:
+    """Freshly initialised parameters; the same for the same seed. torch's own state stays."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build_module(model)
+    return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
+
+
+def score_on(hold_out: TrainingData, model: ModelOptions) -> ScoreGlobal:
+    """Evaluates the global model on these samples, in this process, with a warm module."""
+    from penstock.federated.training.trainer import Trainer
+
+    trainer = Trainer(model, 1.0)
+
+    def score(arrays: Arrays, chunk: int) -> GlobalScore:
+        del chunk
+        found = trainer.evaluate(arrays, hold_out)
+        return GlobalScore(found.accuracy, found.macro_f1, {"hold_out_loss": found.loss})
+
+    return score
+
+
+def _tuned(
+    inner: Algorithm,
+    settings: ServerSettings,
+    train: TrainingData | None,
+    hold_out: TrainingData | None,
+) -> Algorithm:
+    if not settings.public.tune_epochs or train is None or hold_out is None:
+        return inner
+    from penstock.federated.public_training import PublicSet, PublicTrainer
+    from penstock.federated.public_tuning import PublicTuning
+
+    return PublicTuning(
+        inner,
+        PublicTrainer(settings.model, PublicSet(train, hold_out)),
+        epochs=settings.public.tune_epochs,
+        rate=TUNE_RATE,
+        seed=settings.run.seed,
+    )
+
+
+def _fedconv_profile(given: dict[str, Any]) -> Any:
+    """`profile = "default"`, and any of its values by name."""
+    from penstock.federated.fedconv.profiles import Profile, profile_by_name
+
+    base = profile_by_name(check_type("algorithm.profile", given.pop("profile", "default"), "str"))
+    kinds = {entry.name: str(entry.type) for entry in fields(Profile)}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in kinds or name == "name":
+            raise UsageError(f"algorithm.{name}: fedconv has no such setting")
+        kind = "str" if kinds[name].startswith("Literal") else kinds[name]
+        values[name] = check_type(f"algorithm.{name}", value, kind)
+        if kinds[name].startswith("Literal") and repr(value).strip("'") not in kinds[name]:
+            raise UsageError(f"algorithm.{name} is {value!r}, expected {kinds[name]}")
+    return replace(base, **values)
