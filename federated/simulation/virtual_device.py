@@ -1,0 +1,216 @@
+"""Virtual devices: what a Ray actor runs for each message, with the real training and no daemon.
+
+    app = VirtualApp(VirtualPlan(folder, seed=1))     pickled into each call of an actor
+    app(message, context)                             Flower's messages, as on a real device
+
+A device is a number, the `partition-id` of Flower's context. Its samples are copied from the mapped
+shards when it is asked; a warm `Trainer` for each width stays in the actor from call to call, so
+that the thousandth device costs its training steps and nothing else. There is no database: the
+same question gives the same answer because nothing but the question decides it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+import penstock
+from penstock.errors import PenstockError, RefusedUpdateError
+from penstock.federated.arrays import Arrays, digest
+from penstock.federated.models.registry import ModelOptions
+from penstock.federated.protocol import Capabilities, TrainResult, TrainTask
+from penstock.federated.simulation.samples import Shards, open_shards
+from penstock.federated.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    from penstock.federated.client.participant import Participant
+
+PARTITION_ID = "partition-id"  # Flower's name of a virtual device's number
+MOST_WARM = 8  # trainers of an actor; a federation has a few widths
+
+
+@dataclass(frozen=True)
+class VirtualPlan:
+    """What an actor needs to be any of the devices.
+
+    Attributes:
+        folder: of the shards, and of the models of past chunks.
+        seed: of the simulation: it makes the devices' identities.
+        threads: of training, in each actor.
+        memory_bytes: that a device's training may use; 0: no limit.
+    """
+
+    folder: str
+    seed: int
+    threads: int = 1
+    memory_bytes: int = 0
+
+
+class VirtualDevice:
+    """One device, asked as a `Participant` is."""
+
+    def __init__(self, plan: VirtualPlan, shards: Shards, index: int) -> None:
+        self.plan, self.shards, self.index = plan, shards, index
+        self.device = identity(plan.seed, index)
+
+    def capabilities(self) -> Capabilities:
+        """All devices can do the same; they differ in their data."""
+        labelled, unlabelled = self.shards.counts(self.index)
+        return Capabilities(
+            device=self.device,
+            version=penstock.__version__,
+            memory_bytes=self.plan.memory_bytes or 1 << 40,
+            cores=self.plan.threads,
+            most_ratio=1.0,
+            battery=-1.0,
+            on_power=True,
+            ready=True,
+            reason="",
+            labelled=labelled,
+            unlabelled=unlabelled,
+            input_shape=json.dumps(self.shards.inputs.shape[1:]),
+            labels="[]",
+        )
+
+    def train(self, task: TrainTask, arrays: Arrays) -> tuple[TrainResult, Arrays | None]:
+        """One local update, or a refusal with its reason."""
+        try:
+            trainer = _trainer(task.model, task.ratio, self.plan.threads)
+            trained = trainer.train(
+                arrays,
+                self.shards.device(self.index, task.chunk),
+                replace(task, seed=self._seed(task.seed)),
+                memory_bytes=self.plan.memory_bytes,
+                teacher=read_teacher(self.plan.folder, task),
+            )
+            if not trained.steps:
+                raise RefusedUpdateError(f"{task.seconds:g} s were over before the first step")
+        except PenstockError as error:
+            return self._refused(task, error), None
+        return TrainResult(
+            self.device,
+            task.run,
+            task.round_number,
+            examples=trained.examples,
+            labelled=trained.labelled,
+            confident=trained.confident,
+            loss=trained.loss,
+            steps=trained.steps,
+            seconds=trained.seconds,
+            peak_bytes=trained.peak_bytes,
+            stopped=trained.stopped,
+            sha256=digest(trained.arrays),
+        ), trained.arrays
+
+    def evaluate(self, task: TrainTask, arrays: Arrays) -> TrainResult:
+        """How these arrays do on the device's labelled samples of this chunk."""
+        try:
+            trainer = _trainer(task.model, task.ratio, self.plan.threads)
+            found = trainer.evaluate(arrays, self.shards.device(self.index, task.chunk))
+            if not found.examples:
+                raise RefusedUpdateError("none of its samples has a label to evaluate with")
+        except PenstockError as error:
+            return self._refused(task, error)
+        return TrainResult(
+            self.device,
+            task.run,
+            task.round_number,
+            examples=found.examples,
+            labelled=found.examples,
+            loss=found.loss,
+            accuracy=found.accuracy,
+            macro_f1=found.macro_f1,
+        )
+
+    def _refused(self, task: TrainTask, error: PenstockError) -> TrainResult:
+        return TrainResult(
+            self.device, task.run, task.round_number, refused=str(error)[:4000] or "no reason"
+        )
+
+    def _seed(self, seed: int) -> int:
+        """Other batches on each device, the same when asked again."""
+        name = hashlib.sha256(f"{seed}/{self.device}".encode()).digest()
+        return int.from_bytes(name[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class VirtualApp:
+    """A ClientApp that is whichever device Flower's context names. Small, and can be pickled."""
+
+    plan: VirtualPlan
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The device's reply."""
+        actor = _actor(self.plan)
+        actor.index = int(context.node_config[PARTITION_ID])
+        return actor.app(message, context)
+
+
+class _Actor:
+    """What stays warm in an actor's process: the mapped shards and Flower's ClientApp."""
+
+    def __init__(self, plan: VirtualPlan) -> None:
+        from penstock.federated.client.client_app import client_app
+
+        self.plan, self.shards = plan, open_shards(Path(plan.folder))
+        self.index = 0
+        # A VirtualDevice answers the three questions of a Participant, and has no store.
+        self.app: ClientApp = client_app(cast("Callable[[], Participant]", self._device))
+
+    def _device(self) -> VirtualDevice:
+        return VirtualDevice(self.plan, self.shards, self.index)
+
+
+@lru_cache(maxsize=1)
+def _actor(plan: VirtualPlan) -> _Actor:
+    return _Actor(plan)
+
+
+@lru_cache(maxsize=MOST_WARM)
+def _trainer(model: str, ratio: float, threads: int) -> Trainer:
+    return Trainer(ModelOptions.from_json(model, "the server's task"), ratio, threads)
+
+
+def identity(seed: int, index: int) -> str:
+    """A device's stable identity: 16 hex letters."""
+    return hashlib.sha256(f"virtual device {seed}/{index}".encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- the model of the chunk before
+
+
+def keep_teacher(folder: str, task: TrainTask, arrays: Arrays) -> None:
+    """Keep the first arrays of a chunk and width: the global model at the end of the chunk before.
+
+    A real device keeps them itself, when it is first asked in a chunk; here the server's side does
+    it for all, so that it does not matter which actor is which device.
+    """
+    path = _teacher_path(folder, task)
+    if task.algorithm == "fedmobile" and task.chunk > 0 and not path.exists():
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=MOST_WARM)
+def _read_npz(path: str) -> Arrays:
+    with np.load(path, allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
+def read_teacher(folder: str, task: TrainTask) -> Arrays | None:
+    """What `keep_teacher` kept; None in the first chunk and for other algorithms."""
+    path = _teacher_path(folder, task)
+    return _read_npz(str(path)) if task.algorithm == "fedmobile" and path.exists() else None
+
+
+def _teacher_path(folder: str, task: TrainTask) -> Path:
+    return Path(folder) / f"teacher-{task.run[:16]}-{task.chunk}-{task.ratio:g}.npz"
