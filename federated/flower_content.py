@@ -5,7 +5,6 @@ Flower is imported inside the functions: the switches of `no_calls_home` must be
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +13,11 @@ from numpy.typing import NDArray
 
 from penstock.errors import RefusedUpdateError
 from penstock.federated.arrays import Arrays
+from penstock.federated.flower_env import no_calls_home as no_calls_home
 from penstock.federated.protocol import ARRAYS, MESSAGE, MOST_BYTES, Record
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
-
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
-
-def no_calls_home() -> None:
-    """Switch telemetry, update check, run-time installation and usage statistics off, unless the
-    environment says otherwise. Flower reads it when it is imported, so this comes before."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
 
 
 def to_content(record: Record | None, arrays: Mapping[str, NDArray[Any]] | None) -> RecordDict:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from penstock.errors import PenstockError, RefusedUpdateError
 from penstock.federated.arrays import Arrays
 from penstock.federated.client.participant import Participant
-from penstock.federated.flower_content import from_content, no_calls_home, to_content
+from penstock.federated.flower_content import from_content, to_content
+from penstock.federated.flower_env import no_calls_home
 from penstock.federated.protocol import TrainResult, TrainTask
 
 if TYPE_CHECKING:

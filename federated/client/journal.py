@@ -93,6 +93,13 @@ class Journal:
             row = db.execute("SELECT attempts FROM messages WHERE id = ?", (message_id,)).fetchone()
         return int(row[0]) if row else 0
 
+    def interrupted(self, message_id: str) -> None:
+        """Work on it was ended by us, not by a fault: that attempt does not count."""
+        with self.database.writing() as db:
+            db.execute(
+                "UPDATE messages SET attempts = max(0, attempts - 1) WHERE id = ?", (message_id,)
+            )
+
     def answer(
         self, message_id: str, head: bytes, tree: bytes, parts: Mapping[str, bytes], seconds: float
     ) -> None:

@@ -42,11 +42,13 @@ class Limits:
         memory_bytes: beside the idle process; 0: no bound.
         cores: threads of training.
         most_ratio: widest sub-model.
+        most_seconds: of one training, whatever the server allows; 0: no bound.
     """
 
     memory_bytes: int = 0
     cores: int = 1
     most_ratio: float = 1.0
+    most_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         check_ratio(self.most_ratio)
@@ -181,7 +183,9 @@ class Participant:
         trained = trainer.train(
             arrays,
             self.store.training_data(self._data_bytes()),
-            replace(task, seed=device_seed(task.seed, self.device)),
+            replace(
+                task, seed=device_seed(task.seed, self.device), seconds=self._seconds(task.seconds)
+            ),
             memory_bytes=self.limits.memory_bytes,
             teacher=teacher.arrays if fits and teacher is not None else None,
             exemplars=self.store.training_data(self._data_bytes(), exemplars=True)
@@ -270,6 +274,10 @@ class Participant:
             self._trainer = None  # the old model goes before the new one is built
             self._trainer = warm = Trainer(options, ratio, self.limits.cores)
         return warm
+
+    def _seconds(self, asked: float) -> float:
+        own = self.limits.most_seconds
+        return min(asked, own) if asked and own else asked or own
 
     def _data_bytes(self) -> int:
         return int(self.limits.memory_bytes * DATA_SHARE)

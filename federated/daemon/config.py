@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import FormatError, UsageError
-from penstock.federated.submodels import check_ratio
 from penstock.runtime.budget import format_size, parse_size
 
 Condition = str | bool | float
@@ -249,6 +248,7 @@ def _check(config: DeviceConfig, source: str) -> None:
     for name, value, least, most in (
         ("[superlink] heartbeat_s", link.heartbeat_s, LEAST_HEARTBEAT_S, MOST_HEARTBEAT_S),
         ("[training] threads", training.threads, 1, 1024),
+        ("[training] most_ratio", training.most_ratio, 0.01, 1.0),
         ("[training] most_seconds", training.most_seconds, 1, 7 * 86400),
         ("[daemon] poll_busy_s", daemon.poll_busy_s, 0.05, 60),
         ("[daemon] poll_idle_s", daemon.poll_idle_s, 0.05, 3600),
@@ -264,7 +264,6 @@ def _check(config: DeviceConfig, source: str) -> None:
             f"{source}: [daemon] engine is {daemon.engine!r}, expected {' or '.join(ENGINES)}"
         )
     try:
-        check_ratio(training.most_ratio)
         parse_size(training.memory), parse_size(config.storage.disk)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import BackendMissingError, UnsupportedModelError
 from penstock.federated.daemon.fleet_errors import BadMessage
-from penstock.federated.flower_content import no_calls_home
+from penstock.federated.flower_env import no_calls_home
 
 if TYPE_CHECKING:
     from flwr.app import Message
