@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from penstock.cli import federated_client
 from penstock.cli.options import examples
-from penstock.cli.plain_help import PlainGroup
+from penstock.cli.plain_help import PlainCommand, PlainGroup
 
 app = typer.Typer(
     name="federated",
@@ -23,3 +24,7 @@ app = typer.Typer(
 @app.callback()
 def _federation() -> None:
     """Keep a model learning on the device, with others."""
+
+
+app.command(cls=PlainCommand, epilog=federated_client.CLIENT_EXAMPLES)(federated_client.client)
+app.command(cls=PlainCommand, epilog=federated_client.INGEST_EXAMPLES)(federated_client.ingest)

@@ -54,6 +54,18 @@ class CsvLayout:
             raise UsageError("give a shape or a window: a window's shape is [columns, rows]")
 
 
+def parse_shape(text: str) -> tuple[int, ...]:
+    """'9x128' as (9, 128).
+
+    Raises:
+        UsageError: not such a text.
+    """
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"the shape {text!r} is none; write it as 9x128")
+    return tuple(int(part) for part in parts)
+
+
 def read_csv(
     path: Path, codes: LabelCodes, layout: CsvLayout, most_bytes: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

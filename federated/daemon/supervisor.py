@@ -90,6 +90,8 @@ class Supervisor:
             if self.stop.asked():
                 return
             lived = time.monotonic() - began
+            if self._engine.waits():
+                continue  # it was asked to leave, for now
             self.status.count_restart()
             if code == UNLOAD:
                 LOG.info("the node was idle: a fresh one without torch takes its place")
