@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from penstock.cli import federated_client, federated_report, federated_simulate
+from penstock.cli import federated_client, federated_report, federated_server, federated_simulate
 from penstock.cli.options import examples
 from penstock.cli.plain_help import PlainCommand, PlainGroup
 
@@ -28,5 +28,6 @@ def _federation() -> None:
 
 app.command(cls=PlainCommand, epilog=federated_client.CLIENT_EXAMPLES)(federated_client.client)
 app.command(cls=PlainCommand, epilog=federated_client.INGEST_EXAMPLES)(federated_client.ingest)
+app.command(cls=PlainCommand, epilog=federated_server.EXAMPLES)(federated_server.server)
 app.command(cls=PlainCommand, epilog=federated_simulate.EXAMPLES)(federated_simulate.simulate)
 app.command(cls=PlainCommand, epilog=federated_report.EXAMPLES)(federated_report.report)

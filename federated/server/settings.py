@@ -4,7 +4,7 @@
 [algorithm]  name, and what that algorithm takes
 [model]      name, input_shape, classes, widths
 [training]   epochs, batch, learning_rate
-[devices]    fraction, least, ratios, deadline_s, wait_s, evaluate_every
+[devices]    fraction, least, ratios, deadline_s, wait_s, query_s, evaluate_every
 [public]     file, hold_out, tune_epochs
 [privacy]    clipping_norm, noise_multiplier, delta, population, most_epsilon
 [superlink]  host, port, certificate, key, authority, node_keys, restarts
@@ -75,6 +75,7 @@ class DeviceSettings:
             asked for; it waits `wait_s` for them to be ready.
         ratios: pairs of a ratio and the share of devices that get it; shares sum to 1.
         deadline_s: from the sending of a round's tasks on; what comes later is not counted.
+        query_s: that a device has, before each round, to say what it can do.
         evaluate_every: rounds between evaluations on the devices; 0: none.
     """
 
@@ -83,6 +84,7 @@ class DeviceSettings:
     ratios: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
     deadline_s: float = 600.0
     wait_s: float = 600.0
+    query_s: float = 30.0
     evaluate_every: int = 0
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class DeviceSettings:
         at_least("devices.least", self.least, 1)
         between("devices.deadline_s", self.deadline_s, 0.1, 1e6)
         between("devices.wait_s", self.wait_s, 0.0, 1e7)
+        between("devices.query_s", self.query_s, 0.1, 1e4)
         at_least("devices.evaluate_every", self.evaluate_every, 0)
         if not self.ratios:
             raise UsageError("devices.ratios is empty, expected pairs of ratio and share")

@@ -1,0 +1,87 @@
+"""`penstock federated server`: a federation's server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli import options
+from penstock.cli.console import emit_json, say
+from penstock.cli.options import examples
+
+EXAMPLES = examples(
+    "penstock federated server --config server.toml --make-certificates fl.example.org",
+    "penstock federated server --config server.toml",
+    "penstock federated server --config server.toml --resume --json",
+)
+
+
+def server(
+    config: Annotated[
+        Path,
+        typer.Option("--config", metavar="FILE", help="The federation's settings, in TOML."),
+    ],
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on after the newest whole checkpoint of the run's folder."
+        ),
+    ] = False,
+    make_certificates: Annotated[
+        str | None,
+        typer.Option(
+            "--make-certificates",
+            metavar="NAMES",
+            help="Write a certificate authority and a server certificate for these host names and "
+            "addresses, commas between them, into the run's folder, and end.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Run a federation's rounds: SuperLink, checkpoints, journal, until the last round ends.
+
+    Each round asks the devices what they can do, sends each a model of its width, averages what is
+    back by the deadline and passes every check, and writes a checkpoint. A SuperLink or a run that
+    dies is started again from the newest checkpoint; Ctrl-C or SIGTERM ends all, and --resume goes
+    on later. `penstock federated report FOLDER` makes a page of the journal. Needs the extra
+    'federated': pip install 'penstock[federated]'.
+    """
+    from penstock.federated.report.records import JOURNAL, read_records
+    from penstock.federated.server.certificates import make_certificates as write_certificates
+    from penstock.federated.server.serve import serve
+    from penstock.federated.server.settings import read_settings
+    from penstock.federated.server.superlink import SuperLink
+
+    settings = read_settings(config)
+    folder = Path(settings.run.folder)
+    if make_certificates is not None:
+        names = [name.strip() for name in make_certificates.split(",") if name.strip()]
+        write_certificates(folder / "certificates", names)
+        if as_json:
+            emit_json({"certificates": str(folder / "certificates")})
+        else:
+            say(f"Certificates in {folder / 'certificates'}; every device gets ca.pem.")
+        return
+
+    def started(link: SuperLink) -> None:
+        say(f"SuperLink at {link.address}; run in {folder}")
+
+    served = serve(config, settings, resume=resume, note=say, on_start=started)
+    records = read_records(folder / JOURNAL, say)
+    last = records[-1] if records else None
+    facts = {
+        "run": served.outcome.run,
+        "rounds": served.outcome.rounds,
+        "restarts": served.restarts,
+        "folder": str(folder),
+        "global_accuracy": last.global_accuracy if last else -1.0,
+        "global_macro_f1": last.global_macro_f1 if last else -1.0,
+        "epsilon": last.epsilon if last else -1.0,
+    }
+    if as_json:
+        emit_json(facts)
+    else:
+        say(f"Run {served.outcome.run}: {served.outcome.rounds} rounds, in {folder}")

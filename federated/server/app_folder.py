@@ -1,0 +1,64 @@
+"""The Flower app that `flwr run` submits: a pyproject.toml and two modules of one line each.
+
+Everything else is Penstock as installed on server and devices. Our daemon never executes what a
+SuperLink sends; a stock SuperNode does, and these lines let it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from penstock.errors import StorageError
+
+SERVER_MODULE = "penstock.federated.server.server_app"
+CLIENT_MODULE = "penstock.federated.client.supernode_app"
+SETTINGS, RESUME, ATTEMPT = "settings-file", "resume", "attempt"  # of the run's configuration
+PROJECT = """\
+[project]
+name = "penstock-federation"
+version = "1.0.0"
+description = "A federated run of Penstock."
+license = "Apache-2.0"
+dependencies = ["penstock[federated]"]
+
+[tool.flwr.app]
+publisher = "penstock"
+
+[tool.flwr.app.components]
+serverapp = "penstock_app.server_app:app"
+clientapp = "penstock_app.client_app:app"
+
+[tool.flwr.app.config]
+{settings} = {path}
+{resume} = {again}
+{attempt} = "{token}"
+"""
+
+
+def write_app(folder: Path, settings_file: Path, *, resume: bool, attempt: str) -> None:
+    """Write the app; what was there is replaced.
+
+    Args:
+        attempt: letters that the run's outcome repeats, so that it is not taken for another's.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    package = folder / "penstock_app"
+    try:
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").write_text("")
+        (package / "server_app.py").write_text(f"from {SERVER_MODULE} import app as app\n")
+        (package / "client_app.py").write_text(f"from {CLIENT_MODULE} import app as app\n")
+        project = PROJECT.format(
+            settings=SETTINGS,
+            path=json.dumps(str(settings_file), ensure_ascii=False),  # JSON is TOML here
+            resume=RESUME,
+            again="true" if resume else "false",
+            attempt=ATTEMPT,
+            token=attempt,
+        )
+        (folder / "pyproject.toml").write_text(project, "utf-8")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error

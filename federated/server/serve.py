@@ -1,0 +1,145 @@
+"""A whole federated run over Flower: SuperLink, the run, and what is started again when it dies.
+
+SuperLink killed: Flower calls the run failed. It is started again, and so is the run, from the
+newest checkpoint. The verdict is what the run itself wrote, or else Flower's word for it; never an
+exit code.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.errors import PenstockError, StorageError, UsageError
+from penstock.federated.server.outcome import NAME, Outcome, read_outcome
+from penstock.federated.server.settings import ServerSettings
+from penstock.federated.server.superlink import SuperLink
+
+WATCH_S = 0.5
+ASK_FLOWER_S = 30.0  # `flwr list` takes two seconds of a core
+MOST_PAUSE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """How it ended, and how often something had to be started again."""
+
+    outcome: Outcome
+    restarts: int
+
+
+def serve(
+    settings_file: Path,
+    settings: ServerSettings,
+    *,
+    resume: bool,
+    note: Callable[[str], None],
+    on_start: Callable[[SuperLink], None] = lambda link: None,
+) -> Served:
+    """Run to the end.
+
+    Args:
+        settings_file: that the run reads again; settings: what was read from it.
+        on_start: told when devices can connect.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` was not asked for, or another server
+            uses it.
+        PenstockError: SuperLink does not come up, or the run ended by an error.
+    """
+    folder = Path(settings.run.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made: {error.strerror}") from error
+    if not resume and any(folder.glob("round-*.safetensors")):
+        raise UsageError(f"{folder} holds a run already; go on with it by --resume")
+    with only_one(folder / "server.lock"):
+        link = SuperLink(settings.superlink, folder / "flower", note)
+        try:
+            return _watch(link, settings_file, settings, folder, resume, note, on_start)
+        finally:
+            link.stop()
+
+
+def _watch(
+    link: SuperLink,
+    settings_file: Path,
+    settings: ServerSettings,
+    folder: Path,
+    resume: bool,
+    note: Callable[[str], None],
+    on_start: Callable[[SuperLink], None],
+) -> Served:
+    restarts = 0
+    link.start()
+    on_start(link)
+    run, attempt = _submit(link, settings_file, folder, resume)
+    asked = time.monotonic()
+    while True:
+        time.sleep(WATCH_S)
+        outcome = read_outcome(folder, attempt)
+        if outcome is not None and not outcome.again:
+            outcome.raise_error()
+            return Served(outcome, restarts)
+        trouble = f"{outcome.error}: {outcome.message}" if outcome is not None else ""
+        if not link.alive():
+            trouble = "SuperLink died"
+        elif outcome is None and time.monotonic() - asked > ASK_FLOWER_S:
+            asked = time.monotonic()
+            status = link.status(run)
+            if status.startswith("finished") and read_outcome(folder, attempt) is None:
+                trouble = f"the run is {status} and says nothing"
+        if not trouble:
+            continue
+        if restarts >= settings.superlink.restarts:
+            raise PenstockError(f"{trouble}; it was started again {restarts} times: giving up")
+        pause = min(MOST_PAUSE_S, 2.0**restarts) if outcome is not None else 0.0
+        restarts += 1
+        note(f"{trouble}; starting again after {pause:g} s, from the newest checkpoint")
+        time.sleep(pause)
+        if not link.alive():
+            link.stop()  # what it left behind
+            link.start()
+        run, attempt = _submit(link, settings_file, folder, True)
+        asked = time.monotonic()
+
+
+def _submit(link: SuperLink, settings_file: Path, folder: Path, resume: bool) -> tuple[str, str]:
+    """Flower's identity of the run, and ours of this try."""
+    (folder / NAME).unlink(missing_ok=True)
+    attempt = secrets.token_hex(8)
+    return link.submit(settings_file.resolve(), resume=resume, attempt=attempt), attempt
+
+
+@contextmanager
+def only_one(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends.
+
+    Raises:
+        UsageError: another process holds it, and still does after `wait_s`.
+        StorageError: the file cannot be made.
+    """
+    import fcntl
+
+    until = time.monotonic() + wait_s
+    try:
+        file = open(path, "ab")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be made: {error.strerror}") from error
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= until:
+                    raise UsageError(
+                        f"{path}: another process uses this folder; end it, or name another"
+                    ) from error
+                time.sleep(0.1)
+        yield

@@ -1,0 +1,294 @@
+"""Flower's SuperLink as a child process, and what one asks it through the `flwr` command.
+
+Everything of Flower lies in one private folder: configuration, database, log, the app. Nothing of
+the user's own ~/.flwr is read or written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import PenstockError, StorageError, UsageError
+from penstock.federated.flower_content import no_calls_home
+from penstock.federated.server import processes
+from penstock.federated.server.app_folder import write_app
+from penstock.federated.server.certificates import AUTHORITY, CERTIFICATE, KEY
+from penstock.federated.server.settings import SuperLinkSettings
+from penstock.loaders.partial_file import partial_file
+
+START_S, COMMAND_S = 90.0, 120.0
+MOST_LOG_BYTES = 16 << 20
+CLI = "from flwr.cli.app import app; app()"
+PROCESS = "penstock.federated.server.superlink_process"
+
+
+class SuperLink:
+    """One SuperLink.
+
+    Args:
+        folder: Flower's private one; made when it is not there.
+        note: told in words about everything out of the ordinary.
+    """
+
+    def __init__(
+        self, settings: SuperLinkSettings, folder: Path, note: Callable[[str], None]
+    ) -> None:
+        self.settings, self.folder, self.note = settings, folder, note
+        self.certificate, self.key, self.authority = _tls(settings, folder.parent)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.settings.host, self.settings.host)
+        return f"{host}:{self.settings.port}"
+
+    # ---------------------------------------------------------------- the process
+
+    def start(self) -> None:
+        """Start it and wait until it answers; register devices' keys.
+
+        Raises:
+            StorageError: the folder cannot be written.
+            PenstockError: it did not come up; with the end of its log.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._mend_database()
+            (self.folder / "config.toml").write_text(self._connection(), "utf-8")
+            log = self._open_log()
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        if self._answers():
+            raise UsageError(
+                f"another server answers at {self.address}; end it, or set superlink.port"
+            )
+        secure = (
+            ["--insecure"]
+            if self.settings.insecure
+            else [
+                f"--ssl-ca-certfile={self.authority}",
+                f"--ssl-certfile={self.certificate}",
+                f"--ssl-keyfile={self.key}",
+                "--enable-supernode-auth",
+            ]
+        )
+        with log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    PROCESS,
+                    f"--host={self.settings.host}",
+                    f"--port={self.settings.port}",
+                    f"--database={self.folder / 'superlink.db'}",
+                    "--disable-runtime-dependency-installation",
+                    *secure,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                start_new_session=True,  # Ctrl-C is for us, who then stop it
+            )
+        until = time.monotonic() + START_S
+        while not self._answers():
+            if not self.alive() or time.monotonic() > until:
+                self.stop()
+                raise PenstockError(f"SuperLink did not come up; its log ends: {self.log_tail()}")
+            time.sleep(0.1)
+        if not self.settings.insecure:
+            self._register_keys()
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """End it and everything it started."""
+        if self.process is not None:
+            processes.stop(self.process)
+
+    def log_tail(self, size: int = 1500) -> str:
+        """The end of the log, of SuperLink and of the runs."""
+        with suppress(OSError):
+            return (self.folder / "superlink.log").read_bytes()[-size:].decode("utf-8", "replace")
+        return "(no log)"
+
+    # ---------------------------------------------------------------- runs
+
+    def submit(self, settings_file: Path, *, resume: bool, attempt: str) -> str:
+        """Start a run; its Flower identity.
+
+        Raises:
+            PenstockError: SuperLink did not take it.
+        """
+        app = self.folder / "app"
+        write_app(app, settings_file, resume=resume, attempt=attempt)
+        answer = self._command("run", str(app), "penstock")
+        run = answer.get("run-id")
+        if not isinstance(run, str):
+            raise PenstockError(f"flwr run gave no run: {answer}")
+        return run
+
+    def status(self, run: str) -> str:
+        """Flower's word for a run: pending, starting, running, finished:completed,
+        finished:failed, finished:stopped; empty: it could not be had."""
+        try:
+            runs = self._command("list", "penstock", "--run-id", run).get("runs", [])
+        except PenstockError as error:
+            self.note(f"the state of run {run} could not be had: {error}")
+            return ""
+        return str(runs[0].get("status", "")) if runs else ""
+
+    # ---------------------------------------------------------------- devices' keys
+
+    def _register_keys(self) -> None:
+        """Let the devices of the folder `node_keys` in, and those that left it out."""
+        known_file = self.folder / "registered.json"
+        known: dict[str, str] = {}
+        with suppress(OSError, ValueError):
+            known = json.loads(known_file.read_bytes())
+        wanted: dict[str, Path] = {}
+        if self.settings.node_keys:
+            for path in sorted(Path(self.settings.node_keys).glob("*.pub")):
+                wanted[hashlib.sha256(path.read_bytes().strip()).hexdigest()] = path
+        for name, path in wanted.items():
+            if name in known:
+                continue
+            try:
+                answer = self._command(
+                    "supernode", "register", str(path), "penstock", "--name", path.stem
+                )
+                known[name] = str(answer.get("node-id", ""))
+            except PenstockError as error:
+                if "already in use" not in str(error):
+                    raise UsageError(f"{path}: the key cannot be registered: {error}") from error
+                known[name] = ""
+        for name in sorted(set(known) - set(wanted)):
+            if known[name]:
+                self._command("supernode", "unregister", known[name], "penstock")
+            del known[name]
+        with partial_file(known_file) as (file, _):
+            file.write(json.dumps(known).encode())
+        if not wanted:
+            self.note("no device may take part: superlink.node_keys holds no *.pub")
+
+    # ---------------------------------------------------------------- Flower's files
+
+    def _mend_database(self) -> None:
+        """Put a damaged database aside: keys are registered anew, and the run resumes from its own
+        checkpoint, so that nothing in it is needed."""
+        path = self.folder / "superlink.db"
+        if not path.exists():
+            return
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                found = database.execute("PRAGMA quick_check").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+        if found == "ok":
+            return
+        aside = path.with_name(f"superlink.db.corrupt-{int(time.time())}")
+        self.note(f"{path} is damaged ({found}); it was moved to {aside.name}, a new one begins")
+        path.rename(aside)
+        for name in ("superlink.db-wal", "superlink.db-shm", "registered.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _connection(self) -> str:
+        trust = (
+            "insecure = true"
+            if self.settings.insecure
+            else f"root-certificates = {json.dumps(str(self.authority))}"
+        )
+        return (
+            '[superlink]\ndefault = "penstock"\n\n[superlink.penstock]\n'
+            f"address = {json.dumps(self.address)}\n{trust}\n"
+        )
+
+    def _open_log(self) -> Any:
+        path = self.folder / "superlink.log"
+        if path.exists() and path.stat().st_size > MOST_LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        return open(path, "ab")
+
+    def _environment(self) -> dict[str, str]:
+        no_calls_home()
+        here = str(Path(sys.executable).parent)  # SuperLink starts flower-superexec by its name
+        path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+        return os.environ | {"FLWR_HOME": str(self.folder), "PATH": path, "NO_COLOR": "1"}
+
+    def _command(self, *words: str) -> dict[str, Any]:
+        """A `flwr` command's answer.
+
+        Raises:
+            PenstockError: it failed, or its answer is none.
+        """
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", CLI, *words, "--format", "json"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                env=self._environment(),
+                timeout=COMMAND_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise PenstockError(f"flwr {words[0]} took over {COMMAND_S:g} s") from error
+        start = done.stdout.find("{")
+        try:
+            answer = json.loads(done.stdout[start:]) if start >= 0 else {}
+        except ValueError:
+            answer = {}
+        if not isinstance(answer, dict) or answer.get("success") is not True:
+            told = answer.get("error-message") if isinstance(answer, dict) else None
+            text = told or (done.stdout + done.stderr).strip()[-1000:] or "it said nothing"
+            raise PenstockError(f"flwr {' '.join(words[:2])}: {text}")
+        return answer
+
+    def _answers(self) -> bool:
+        scheme, context = "http", None
+        if not self.settings.insecure:
+            scheme, context = "https", ssl.create_default_context(cafile=str(self.authority))
+        try:
+            url = f"{scheme}://{self.address}/health"
+            with urllib.request.urlopen(url, timeout=2, context=context) as answer:
+                return bool(answer.status == 200)
+        except ssl.SSLCertVerificationError:
+            return True  # somebody answers, with another certificate
+        except urllib.error.URLError as error:
+            return isinstance(error.reason, ssl.SSLError)
+        except (OSError, ValueError):
+            return False
+
+
+def _tls(settings: SuperLinkSettings, folder: Path) -> tuple[Path, Path, Path]:
+    """Certificate, key and authority.
+
+    Raises:
+        UsageError: one is not there.
+    """
+    own = folder / "certificates"
+    certificate = Path(settings.certificate or own / CERTIFICATE)
+    key, authority = Path(settings.key or own / KEY), Path(settings.authority or own / AUTHORITY)
+    if not settings.insecure:
+        for path in (certificate, key, authority):
+            if not path.is_file():
+                raise UsageError(
+                    f"{path} is not there: name certificate, key and authority under [superlink], "
+                    "or have them made by --make-certificates"
+                )
+    return certificate, key, authority
