@@ -1,0 +1,298 @@
+"""FedConv's round: train, compress, (devices train), tune, dilate, weigh.
+
+    begin_round   the global model is trained on the public samples
+    send          filters of this ratio are trained so that the compressed model does well on them
+    end_round     each model that came back is tuned on them, dilated by the device's own
+                  filters to the full width, and all are summed by trained weights
+
+After the authors' release (`lemingshen/FedConv`, MobiSys 2024; the maths were read there, the code
+is ours). Devices see neither filters nor weights: they train the arrays that they were sent.
+Everything is keyed by the device's stable identity and seeded by round and identity, so that the
+order of arrival and devices that are missing change nothing for the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import RefusedUpdateError
+from penstock.federated.aggregation import Update, aggregate
+from penstock.federated.algorithm import Algorithm, Sent
+from penstock.federated.arrays import Arrays, copy_arrays
+from penstock.federated.fedconv.compression import compress
+from penstock.federated.fedconv.device_memory import DeviceMemory
+from penstock.federated.fedconv.dilation import dilate
+from penstock.federated.fedconv.filters import new_filters
+from penstock.federated.fedconv.norm_statistics import settled_score, with_statistics
+from penstock.federated.fedconv.profiles import DEFAULT, Profile
+from penstock.federated.fedconv.quality_gate import Candidate, Passed, pass_gate
+from penstock.federated.fedconv.weighting import combine, new_weights, shares
+from penstock.federated.models.registry import ModelOptions, model_spec
+from penstock.federated.public_training import PublicSet, PublicTrainer, to_arrays, to_tensors
+from penstock.federated.slicing import static_channels
+
+Transform = Callable[..., dict[str, Any]]
+
+
+class FedConv(Algorithm):
+    """The server's side of FedConv.
+
+    Args:
+        options: of the model.
+        arrays: the initial global model.
+        public: the server's labelled samples.
+        seed: of filters and of the order of batches.
+        clock: seconds, for the profile's `round_seconds`.
+
+    Raises:
+        BackendMissingError: torch is not installed.
+        RefusedUpdateError: arrays or samples do not fit the model.
+    """
+
+    name = "fedconv"
+
+    def __init__(
+        self,
+        options: ModelOptions,
+        arrays: Mapping[str, NDArray[Any]],
+        public: PublicSet,
+        profile: Profile = DEFAULT,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(model_spec(options), arrays)
+        self.profile, self.seed = profile, seed
+        self.trainer = PublicTrainer(options, public, profile.batch, clock)
+        self.memory = DeviceMemory(self.spec, profile)
+        self._clock = clock
+        self._deadline = float("inf")
+        self._compressed: dict[float, Arrays] = {}
+        self._asked: dict[str, float] = {}
+
+    def begin_round(self, number: int) -> None:
+        """Train the global model on the public samples."""
+        super().begin_round(number)
+        self._compressed, self._asked = {}, {}
+        limit = self.profile.round_seconds
+        self._deadline = self._clock() + limit if limit else float("inf")
+        self.figures = dict.fromkeys(("restarts", "slices_taken", "paddings_taken", "stopped"), 0.0)
+        self.arrays = self._tune(self.arrays, 1.0, self.profile.server_epochs, "server")
+
+    def send(self, device: str, ratio: float) -> Sent:
+        """The compressed model of this ratio; at ratio 1 the global model."""
+        channels = static_channels(self.spec, ratio)
+        if ratio not in self._compressed:
+            self._compressed[ratio] = self._compress(ratio)
+        self._asked[device] = ratio
+        return Sent(copy_arrays(self._compressed[ratio]), ratio, channels)
+
+    def end_round(self, updates: Sequence[Update]) -> None:
+        """Take in what came back.
+
+        Raises:
+            RefusedUpdateError: an update does not fit, or its device was not asked in this round.
+        """
+        ordered = sorted(updates, key=lambda update: update.device)
+        aggregate(self.arrays, self.spec, ordered)  # refuses what does not fit
+        for update in ordered:
+            ratio = self._asked.get(update.device)
+            if ratio is None or not _same(update, static_channels(self.spec, ratio)):
+                raise RefusedUpdateError(
+                    f"device {update.device} was not asked for this sub-model in round "
+                    f"{self.round_number}"
+                )
+        if ordered:
+            tuned = [self._tuned(update) for update in ordered]
+            dilated = [self._dilate(update) for update in tuned]
+            self.arrays = self._weigh(tuned, dilated)
+            self.memory.seen([update.device for update in ordered], self.round_number)
+        self.figures["stopped"] = float(self._out_of_time())
+        self.figures["public_passes"] = float(self.trainer.passes)
+        self.trainer.passes = 0
+
+    def state(self) -> Arrays:
+        """The global model, filters of each ratio, filters and weights of each device."""
+        return super().state() | self.memory.state()
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a checkpoint's state.
+
+        Raises:
+            FormatError: it is of another model or algorithm.
+        """
+        memory = DeviceMemory(self.spec, self.profile)
+        memory.restore(state)
+        super().restore(state)
+        self.memory = memory
+
+    # ------------------------------------------------------------ the steps
+
+    def _compress(self, ratio: float) -> Arrays:
+        if ratio == 1.0:
+            return copy_arrays(self.arrays)
+        rng = self._rng("compression", ratio)
+        kept = self.memory.compression.get(ratio) or self._fresh(ratio, rng)
+        passed = self._through_gate(
+            self.arrays, kept, compress, ratio, ratio, self.profile.filter_epochs, rng
+        )
+        self.figures["slices_taken"] += passed.fell_back
+        self.figures[f"hold_out_accuracy_{ratio:g}"] = passed.chosen.score.accuracy
+        if passed.chosen.filters:
+            self.memory.compression[ratio] = passed.chosen.filters
+        return passed.chosen.model
+
+    def _tuned(self, update: Update) -> Update:
+        ratio = self._asked[update.device]
+        epochs = self.profile.upload_epochs
+        arrays = self._tune(dict(update.arrays), ratio, epochs, f"upload {update.device}")
+        return Update(update.device, arrays, update.channels, update.weight)
+
+    def _dilate(self, update: Update) -> Arrays:
+        device, ratio = update.device, self._asked[update.device]
+        if ratio == 1.0:
+            return dict(update.arrays)
+        rng = self._rng(f"dilation {device}", ratio)
+        kept = self.memory.dilation.get((device, ratio)) or self._fresh(ratio, rng)
+        passed = self._through_gate(
+            update.arrays, kept, dilate, ratio, 1.0, self.profile.dilation_epochs, rng
+        )
+        self.figures["paddings_taken"] += passed.fell_back
+        if passed.chosen.filters:
+            self.memory.dilation[device, ratio] = passed.chosen.filters
+        return passed.chosen.model
+
+    def _weigh(self, updates: Sequence[Update], dilated: Sequence[Arrays]) -> Arrays:
+        """Sum the dilated models by trained weights, unless the plain mean does better."""
+        devices = [update.device for update in updates]
+        rng = self._rng("weights", 0.0)
+        for name in devices:
+            if name not in self.memory.weights:
+                drawn = self._rng(f"weights {name}", 0.0)
+                self.memory.weights[name] = new_weights(self.spec, self.profile, drawn)
+        models = _stack(dilated)
+        parts_of = shares(self.spec, updates, self.profile)
+        parts = _stack([parts_of[device] for device in devices])
+        weights = _stack([self.memory.weights[device] for device in devices])
+        for weight in weights.values():
+            weight.requires_grad_()
+        start = combine(self.spec, models, parts, {})
+        buffers = {
+            tensor.name: start[tensor.name]
+            for tensor in self.spec
+            if tensor.kind in ("running_mean", "running_var", "counter")
+        }
+        self.trainer.fit(
+            list(weights.values()),
+            lambda: combine(self.spec, models, parts, weights) | buffers,
+            ratio=1.0,
+            epochs=0 if self._out_of_time() else self.profile.weight_epochs,
+            rate=self.profile.rate(self.profile.weight_rate, self.round_number),
+            rng=rng,
+            deadline=self._deadline,
+            by_batch=True,
+        )
+        # As released, the statistics are those that training on the public samples has moved.
+        result = to_arrays(combine(self.spec, models, parts, weights) | buffers)
+        result = with_statistics(result, 1.0, self.profile, self.trainer)
+        score = settled_score(result, 1.0, self.profile, self.trainer)
+        self.figures["weighted_accuracy"] = score.accuracy
+        if self.profile.gate:
+            plain = aggregate(self.arrays, self.spec, updates)
+            plain = with_statistics(plain, 1.0, self.profile, self.trainer)
+            plain_score = settled_score(plain, 1.0, self.profile, self.trainer)
+            self.figures["plain_accuracy"] = plain_score.accuracy
+            if plain_score.beats(score):
+                self.figures["plain_mean_taken"] = 1.0
+                return plain
+        arrays = to_arrays(weights)
+        for row, device in enumerate(devices):
+            own = {name: np.array(stack[row]) for name, stack in arrays.items()}
+            self.memory.weights[device] = own
+        return result
+
+    # ------------------------------------------------------------ what they share
+
+    def _through_gate(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        kept: Arrays,
+        transform: Transform,
+        ratio: float,
+        made_ratio: float,
+        epochs: int,
+        rng: np.random.Generator,
+    ) -> Passed:
+        """Train filters of `transform`, which makes a model of `made_ratio`, behind the gate."""
+        profile, source = self.profile, to_tensors(arrays)
+
+        def candidate(filters: Arrays, values: Arrays) -> Candidate:
+            model = with_statistics(values, made_ratio, profile, self.trainer)
+            return Candidate(
+                filters, model, settled_score(model, made_ratio, profile, self.trainer)
+            )
+
+        def train(filters: Arrays) -> Candidate:
+            leaves = to_tensors(filters)
+            for leaf in leaves.values():
+                leaf.requires_grad_()
+            self.trainer.fit(
+                list(leaves.values()),
+                lambda: transform(source, leaves, self.spec, ratio, profile),
+                ratio=made_ratio,
+                epochs=epochs,
+                rate=profile.rate(profile.filter_rate, self.round_number),
+                rng=rng,
+                deadline=self._deadline,
+                by_batch=True,
+            )
+            made = transform(source, leaves, self.spec, ratio, profile)
+            return candidate(to_arrays(leaves), to_arrays(made))
+
+        plain = candidate({}, to_arrays(transform(source, {}, self.spec, ratio, profile)))
+        passed = pass_gate(
+            plain, kept, profile, lambda: self._fresh(ratio, rng), train, self._out_of_time
+        )
+        self.figures["restarts"] += passed.restarts
+        return passed
+
+    def _tune(self, arrays: Arrays, ratio: float, epochs: int, what: str) -> Arrays:
+        if not epochs or self._out_of_time():
+            return arrays
+        own = what == "server"
+        tuned, fit = self.trainer.tune(
+            arrays,
+            ratio=ratio,
+            epochs=epochs,
+            rate=self.profile.server_rate if own else self.profile.upload_rate,
+            rng=self._rng(what, ratio),
+            deadline=self._deadline,
+        )
+        if own:
+            self.figures["server_accuracy"] = fit.kept.accuracy
+        return tuned
+
+    def _fresh(self, ratio: float, rng: np.random.Generator) -> Arrays:
+        return new_filters(self.spec, ratio, self.profile, rng)
+
+    def _out_of_time(self) -> bool:
+        return self._clock() > self._deadline
+
+    def _rng(self, what: str, ratio: float) -> np.random.Generator:
+        """Random numbers for one step of one round, whatever ran before it."""
+        text = f"{self.seed} {self.round_number} {what} {ratio!r}"
+        return np.random.default_rng(list(hashlib.sha256(text.encode()).digest()))
+
+
+def _stack(models: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
+    """Tensors [models, *shape] by name."""
+    return to_tensors({name: np.stack([model[name] for model in models]) for name in models[0]})
+
+
+def _same(update: Update, channels: Mapping[str, NDArray[np.intp]]) -> bool:
+    return all(np.array_equal(update.channels[group], held) for group, held in channels.items())
