@@ -24,9 +24,9 @@ def plots(s: Summary) -> list[tuple[str, str, str]]:
     marks = _chunk_marks(s)
     quality = over(
         ("global accuracy", [known(r.global_accuracy) for r in rounds]),
-        ("global macro-F1", [known(r.global_macro_f1) for r in rounds]),
-        ("devices' accuracy", [known(r.accuracy) for r in rounds]),
-        ("devices' macro-F1", [known(r.macro_f1) for r in rounds]),
+        ("global F1", [known(r.global_macro_f1) for r in rounds]),
+        ("device accuracy", [known(r.accuracy) for r in rounds]),
+        ("device F1", [known(r.macro_f1) for r in rounds]),
     )
     shown, note = most(s.devices)
     names = [d.device for d in shown]

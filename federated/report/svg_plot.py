@@ -211,7 +211,10 @@ def _legend(names: Sequence[str], dashed: bool) -> list[str]:
     for number, name in enumerate(names):
         colour, dash = number % COLOURS, DASHES[number % COLOURS] if dashed else ""
         style = f' stroke-dasharray="{dash}"' if dash else ""
-        body.append(f'<path class="line s{colour}"{style} d="M{left:.0f} 18h22"/>')
+        if dashed:
+            body.append(f'<path class="line s{colour}"{style} d="M{left:.0f} 18h22"/>')
+        else:
+            body.append(f'<path class="f{colour}" d="M{left + 8:.0f} 12h12v12h-12z"/>')
         body.append(_text(left + 27, 22, name, "start", ""))
         left += 27 + 7 * len(name) + 18
     return body

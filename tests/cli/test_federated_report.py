@@ -1,0 +1,55 @@
+"""`penstock federated report` on a journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.federated.report.records import JOURNAL, RoundRecord, append_record
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in (1, 2, 3):
+        append_record(
+            tmp_path / JOURNAL,
+            RoundRecord(
+                "c" * 16, number, 0, "heterofl", ("d1",), {"d2": "late"}, loss=0.5,
+                global_accuracy=0.25 * number, global_macro_f1=0.2, bytes_up={"d1": 2048},
+            ),
+        )  # fmt: skip
+    return tmp_path
+
+
+def test_tables_for_people(cli: Cli, folder: Path) -> None:
+    result = cli("federated", "report", folder)
+    assert result.code == 0
+    assert "heterofl, 3 rounds" in result.out and "75.0 %" in result.out
+
+
+def test_json_for_machines_and_a_page_beside_it(cli: Cli, folder: Path) -> None:
+    page = folder / "run.html"
+    result = cli("federated", "report", folder, "--html", page, "--json")
+    assert result.code == 0
+    assert result.json["final_accuracy"] == 0.75
+    assert result.json["devices"][1]["reasons"] == {"late": 3}
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_torn_line_is_noted_and_a_damaged_one_refused(cli: Cli, folder: Path) -> None:
+    path = folder / JOURNAL
+    path.write_bytes(path.read_bytes()[:-5])
+    result = cli("federated", "report", folder, "--json")
+    assert result.code == 0 and len(result.json["rounds"]) == 2
+    assert "line 3 is torn" in result.err
+    path.write_text("{}\n" + path.read_text())
+    result = cli("federated", "report", folder, "--json")
+    assert result.code == 1 and result.json["error"]["code"] == "FormatError"
+    assert "line 1" in result.json["error"]["message"]
+
+
+def test_a_folder_without_a_run(cli: Cli, tmp_path: Path) -> None:
+    result = cli("federated", "report", tmp_path)
+    assert result.code == 1 and "give the folder of a federated run" in result.err
