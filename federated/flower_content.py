@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import RefusedUpdateError
+from penstock.errors import FormatError, RefusedUpdateError
+from penstock.federated.array_file import pack_arrays, unpack_arrays
 from penstock.federated.arrays import Arrays
 from penstock.federated.flower_env import no_calls_home as no_calls_home
 from penstock.federated.protocol import ARRAYS, MESSAGE, MOST_BYTES, Record
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
     from flwr.app import RecordDict
 
 
+PACKED = "npz"  # the one array in the record of arrays
+
+
 def to_content(record: Record | None, arrays: Mapping[str, NDArray[Any]] | None) -> RecordDict:
-    """What a Flower message carries; nothing at all for a query."""
+    """What a Flower message carries; nothing at all for a query.
+
+    A model is one array of bytes: Flower sends every array by two requests of its own, and a round
+    trip for each tensor would be most of a short round.
+    """
     from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
     content = RecordDict()
     if record is not None:
         content[MESSAGE] = ConfigRecord(dict(record.to_record()))
     if arrays is not None:
-        content[ARRAYS] = ArrayRecord(
-            {name: Array(np.asarray(array, order="C")) for name, array in arrays.items()}
-        )
+        packed = np.frombuffer(pack_arrays(arrays), np.uint8)
+        content[ARRAYS] = ArrayRecord({PACKED: Array(packed)})
     return content
 
 
@@ -56,15 +63,15 @@ def from_content(content: RecordDict, source: str) -> tuple[dict[str, Any], Arra
     sent = content.get(ARRAYS)
     if sent is None:
         return dict(record), None
-    if not isinstance(sent, ArrayRecord):
-        raise RefusedUpdateError(f"{source}: the record {ARRAYS!r} holds no arrays")
-    total = sum(len(array.data) for array in sent.values())
+    if not isinstance(sent, ArrayRecord) or set(sent) != {PACKED}:
+        raise RefusedUpdateError(f"{source}: the record {ARRAYS!r} holds no packed arrays")
+    total = len(sent[PACKED].data)
     if total > MOST_BYTES:
         raise RefusedUpdateError(f"{source} sent {total:,} bytes, at most {MOST_BYTES:,} are taken")
-    arrays: Arrays = {}
-    for name, array in sent.items():
-        try:
-            arrays[name] = array.numpy()
-        except (ValueError, TypeError, EOFError, OSError) as error:
-            raise RefusedUpdateError(f"{source}: {name} is not an array: {error}") from error
-    return dict(record), arrays
+    try:
+        packed = sent[PACKED].numpy()
+        if packed.dtype != np.uint8 or packed.ndim != 1:
+            raise ValueError(f"{packed.dtype} {packed.shape}")
+        return dict(record), unpack_arrays(packed.tobytes(), source)
+    except (ValueError, TypeError, EOFError, OSError, SyntaxError, FormatError) as error:
+        raise RefusedUpdateError(f"{source} sent no arrays: {error}") from error

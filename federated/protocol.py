@@ -4,7 +4,7 @@
     train     server -> device: `TrainTask` + arrays device -> server: `TrainResult` + arrays
     evaluate  server -> device: `TrainTask` + arrays device -> server: `TrainResult`
 
-Flower carries them: arrays in an ArrayRecord named "arrays", everything else in a ConfigRecord
+Flower carries them: arrays as one npz in an ArrayRecord named "arrays", the rest in a ConfigRecord
 named "message". A record names its protocol; another version is refused by both sides.
 """
 

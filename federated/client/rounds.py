@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from penstock.errors import FormatError, PenstockError
 from penstock.federated.arrays import Arrays, digest
-from penstock.federated.client.array_file import pack_arrays, unpack_arrays
+from penstock.federated.array_file import pack_arrays, unpack_arrays
 from penstock.federated.client.database import Database
 from penstock.federated.protocol import TrainResult
 
