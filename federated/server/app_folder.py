@@ -14,6 +14,7 @@ from penstock.errors import StorageError
 SERVER_MODULE = "penstock.federated.server.server_app"
 CLIENT_MODULE = "penstock.federated.client.supernode_app"
 SETTINGS, RESUME, ATTEMPT = "settings-file", "resume", "attempt"  # of the run's configuration
+MODULE = "from {} import app as made\n\napp = made\n"  # `flwr run` looks for an assignment
 PROJECT = """\
 [project]
 name = "penstock-federation"
@@ -49,8 +50,8 @@ def write_app(folder: Path, settings_file: Path, *, resume: bool, attempt: str) 
     try:
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").write_text("")
-        (package / "server_app.py").write_text(f"from {SERVER_MODULE} import app as app\n")
-        (package / "client_app.py").write_text(f"from {CLIENT_MODULE} import app as app\n")
+        (package / "server_app.py").write_text(MODULE.format(SERVER_MODULE))
+        (package / "client_app.py").write_text(MODULE.format(CLIENT_MODULE))
         project = PROJECT.format(
             settings=SETTINGS,
             path=json.dumps(str(settings_file), ensure_ascii=False),  # JSON is TOML here

@@ -1,8 +1,9 @@
-"""`python -m penstock.federated.server.superlink_process`: flower-superlink with three mends.
+"""`python -m penstock.federated.server.superlink_process`: flower-superlink with four mends.
 
 - Flower 1.41 serves three interfaces at one port: Fleet for devices, guarded by node keys; Runtime,
   guarded by a token; and Control, by which anybody who reaches the port may submit a run, code
   included. Here Control and Runtime answer this machine only.
+- It waits for devices' idle connections when it is to end; here for three seconds.
 - It logs a line for every request, five a second from each waiting device; here it does not.
 - It ends when the process that started it is gone, however that died.
 
@@ -24,6 +25,7 @@ from penstock.errors import BackendMissingError
 from penstock.federated.flower_content import no_calls_home
 
 FLOWER = "1.41.0"
+STOP_S = 3  # for requests that are being answered; devices' connections stay open for ever
 OPEN_PATHS = ("/v1/fleet/", "/health")  # what other machines may ask for
 Scope = MutableMapping[str, Any]
 
@@ -87,7 +89,8 @@ def main() -> None:
         return (Middleware(LocalControl), *others())
 
     def quietly(*args: Any, **options: Any) -> None:
-        serve(*args, **(options | {"access_log": False}))
+        ours = {"access_log": False, "timeout_graceful_shutdown": STOP_S}
+        serve(*args, **(options | ours))
 
     extensions.get_middleware = with_local_control
     uvicorn.run = quietly
