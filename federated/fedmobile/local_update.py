@@ -7,7 +7,6 @@ the same window; and on all of them the model stays close to the one of the prev
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,9 @@ class FedMobileUpdate:
         data: labelled and unlabelled windows of this chunk, and exemplars if any are kept.
         settings: of the federation.
         epochs, batch: of local training; `batch` counts labelled windows.
-        previous: the model at the end of the previous chunk, frozen; None in the first chunk.
+        teacher: the round's global model, frozen, a module of its own that an "ema" teacher may
+            change; None: no consistency.
+        previous: the model at the end of the previous chunk, frozen; None: no distillation.
 
     Raises:
         UsageError: there is no window.
@@ -51,16 +52,15 @@ class FedMobileUpdate:
         *,
         epochs: int,
         batch: int,
+        teacher: nn.Module | None,
         previous: nn.Module | None,
     ) -> None:
         if not len(data):
             raise UsageError("there is no window to train on in this chunk: ingest some first")
         self._module, self._data, self._settings = module, data, settings
         self._epochs, self._batch = epochs, batch
-        self._previous = previous if settings.distillation else None
-        self._teacher: nn.Module | None = None
-        if settings.consistency and len(data.unlabelled):
-            self._teacher = copy.deepcopy(module).eval().requires_grad_(False)
+        self._previous = previous
+        self._teacher = teacher if len(data.unlabelled) else None
         self.labelled = len(data.labelled)
         self._sure = np.zeros(len(data), bool)
 

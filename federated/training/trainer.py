@@ -111,6 +111,7 @@ class Trainer:
         self.spec = model_spec(model).at(ratio)
         self._module = build_module(model, ratio)
         self._expected = self.spec.by_name()
+        self._twins: dict[str, nn.Module] = {}
         self._needs: dict[tuple[str, str, int], MemoryNeed] = {}
 
     def train(
@@ -153,10 +154,10 @@ class Trainer:
         budget = TimeBudget(task.seconds)
         reset_peak()
         with self._torch_threads():
-            self._load(arrays)
+            _load(self._module, arrays)
             update = self._local_update(arrays, data, task, teacher)
             part = self._largest_part(update, data, task, memory_bytes)
-            self._load(arrays)  # the probe has moved BatchNorm's statistics
+            _load(self._module, arrays)  # a probe has moved BatchNorm's statistics
             looped = run_loop(
                 self._module,
                 update,
@@ -240,18 +241,11 @@ class Trainer:
         if batch < 1:
             raise UsageError(f"batch is {batch}, expected 1 or more")
         with self._torch_threads(), torch.inference_mode():
-            self._load(arrays)
+            _load(self._module, arrays)
             self._module.eval()
             found = [forward(part) for part in torch.split(torch.from_numpy(inputs), batch)]
             joined: NDArray[np.float32] = torch.cat(found).numpy()
         return joined
-
-    def _load(self, arrays: Arrays) -> None:
-        import torch
-
-        with torch.no_grad():
-            for name, held in self._module.state_dict().items():
-                held.copy_(torch.from_numpy(np.asarray(arrays[name])))
 
     def _unload(self) -> Arrays:
         held = {name: tensor.numpy() for name, tensor in self._module.state_dict().items()}
@@ -264,27 +258,26 @@ class Trainer:
             from penstock.federated.fedmobile.local_update import FedMobileUpdate
             from penstock.federated.fedmobile.settings import FedMobileSettings
 
+            settings = FedMobileSettings.from_json(task.settings, "the task's settings")
+            frozen = self._frozen
             return FedMobileUpdate(
                 self._module,
                 data,
-                FedMobileSettings.from_json(task.settings, "the task's settings"),
+                settings,
                 epochs=task.epochs,
                 batch=task.batch,
-                previous=None if teacher is None else self._copy_of(teacher),
+                teacher=frozen("round", arrays) if settings.consistency else None,
+                previous=frozen("chunk", teacher) if teacher and settings.distillation else None,
             )
         return Supervised(self._module, data, epochs=task.epochs, batch=task.batch)
 
-    def _copy_of(self, arrays: Arrays) -> nn.Module:
-        """A frozen second module with these parameters."""
-        import copy
-
-        import torch
-
-        twin = copy.deepcopy(self._module).eval().requires_grad_(False)
-        with torch.no_grad():
-            for name, held in twin.state_dict().items():
-                held.copy_(torch.from_numpy(np.asarray(arrays[name])))
-        return twin
+    def _frozen(self, use: str, arrays: Arrays) -> nn.Module:
+        """A second module with these parameters, kept warm as well."""
+        if use not in self._twins:
+            twin = build_module(self.model, self.ratio)
+            self._twins[use] = twin.eval().requires_grad_(False)
+        _load(self._twins[use], arrays)
+        return self._twins[use]
 
     def _largest_part(
         self, update: LocalUpdate, data: TrainingData, task: TrainTask, memory_bytes: int
@@ -333,6 +326,15 @@ def check_task(task: TrainTask) -> None:
     ):
         if not least <= value <= most:
             raise UsageError(f"the task's {name} is {value}, expected {least} to {most}")
+
+
+def _load(module: nn.Module, arrays: Arrays) -> None:
+    """Values of the module's parameters and statistics, by name."""
+    import torch
+
+    with torch.no_grad():
+        for name, held in module.state_dict().items():
+            held.copy_(torch.from_numpy(np.asarray(arrays[name])))
 
 
 def _first(whole: Batch, windows: int) -> Batch:
