@@ -154,7 +154,7 @@ def _plain(path: Path, error: sqlite3.Error) -> StorageError:
             f"{path}: the database is damaged ({error}); start again: it is then moved aside and "
             "what can be read is taken over"
         )
-    if "full" in str(error):
+    if "full" in str(error) or "I/O error" in str(error):
         return StorageError(
             f"{path}: no room ({error}); nothing was written: free space, or raise `disk` in the "
             "configuration"

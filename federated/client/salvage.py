@@ -143,8 +143,8 @@ def _rows(old: sqlite3.Connection) -> Iterator[Row]:
         except sqlite3.Error:
             at, step, misses = at + step, step * 2, misses + 1
             continue
-        if row is None or not isinstance(row[0], int):
-            return
+        if row is None or not isinstance(row[0], int) or row[0] <= at:
+            return  # in a damaged tree the next may be one from before
         yield row
         at, step, misses = row[0], 1, 0
 

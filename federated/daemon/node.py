@@ -40,7 +40,7 @@ from penstock.federated.daemon.pipes import Reporter, Stop
 if TYPE_CHECKING:
     from penstock.federated.daemon.flower_fleet import Fleet
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("penstock.federated.daemon.node")  # not "__main__"
 BUSY_S = 15.0  # after a message, the next is asked for often
 MOST_WAIT_S = 30.0  # between two tries to reach the server
 STORAGE_WAIT_S = 15.0
