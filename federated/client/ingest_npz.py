@@ -7,6 +7,7 @@ before anything is unpacked. Pickled objects are never loaded.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,9 +34,10 @@ def read_npz(
         with np.load(path, allow_pickle=False) as file:
             inputs = file[INPUTS]
             labels = file[LABELS] if LABELS in file.files else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{path}: damaged: {error}") from error
-    inputs = inputs.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused next
+        inputs = inputs.astype(np.float32, copy=False)
     bad = ~np.isfinite(inputs)
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -61,7 +63,7 @@ def _check_headers(path: Path, most_bytes: int) -> None:
             }
     except FileNotFoundError:
         raise FormatError(f"{path}: there is no such file") from None
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise FormatError(f"{path}: not an npz file: {error}") from error
     if INPUTS not in headers:
         raise FormatError(

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 
 from penstock.errors import FormatError, PenstockError
-from penstock.federated.arrays import Arrays, digest
 from penstock.federated.array_file import pack_arrays, unpack_arrays
+from penstock.federated.arrays import Arrays, digest
 from penstock.federated.client.database import Database
 from penstock.federated.protocol import TrainResult
 

@@ -328,11 +328,11 @@ class Store:
         return TrainingData(inputs[:kept], labels[:kept])
 
     def labelled_windows(self) -> tuple[list[int], TrainingData]:
-        """Numbers and data of every labelled window up to the open chunk, exemplars too."""
+        """Numbers and data of every labelled window of the open chunk, and of the exemplars."""
         with self.database.reading() as db:
             rows = db.execute(
                 "SELECT id, label, data FROM samples "
-                "WHERE label IS NOT NULL AND coalesce(chunk, 0) <= ? ORDER BY id",
+                "WHERE label IS NOT NULL AND chunk <= ? ORDER BY id",
                 (self.chunk,),
             ).fetchall()
         inputs = np.empty((len(rows), *(self.shape or (0,))), np.float32)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from penstock.errors import FormatError, StorageError, UsageError
+from penstock.federated.arrays import Arrays
 from penstock.federated.client.rounds import GLOBAL, StoredModel
 from penstock.federated.client.store import Added, Store
 from penstock.federated.protocol import TrainResult
@@ -189,7 +190,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_models_and_answers_come_back_or_not_at_all(tmp_path: Path) -> None:
-    arrays = {"w": windows(2), "n": np.array(7, np.int64)}
+    arrays: Arrays = {"w": windows(2), "n": np.array(7, np.int64)}
     result = TrainResult("d" * 16, "run", 3, examples=5)
     with Store.open(tmp_path / "s.db") as store:
         rounds = store.rounds

@@ -1,0 +1,214 @@
+"""A device without a network: one training a question, refusals with a reason, time chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock.federated.arrays import Arrays, digest
+from penstock.federated.client.participant import Limits, Participant, Readiness, device_seed
+from penstock.federated.client.rounds import GLOBAL, TEACHER
+from penstock.federated.client.store import Store
+from penstock.federated.fedmobile.settings import FedMobileSettings
+from penstock.federated.models.registry import ModelOptions, model_spec
+from penstock.federated.protocol import TrainTask
+
+pytest.importorskip("torch")
+
+MODEL = ModelOptions("sensing-mlp", (6,), 3, (8,))
+DEVICE = "0123456789abcdef"
+TASK = TrainTask(
+    "f" * 16, 1, 0, "fedavg", MODEL.to_json(), 1.0, "{}", 2, 8, 0.01, seed=5, seconds=0.0
+)
+
+
+def arrays_of(ratio: float = 1.0, seed: int = 0) -> Arrays:
+    rng = np.random.default_rng(seed)
+    return {
+        tensor.name: np.zeros(tensor.shape, np.int64)
+        if tensor.kind == "counter"
+        else np.abs(rng.normal(0, 0.3, tensor.shape)).astype(np.float32)
+        for tensor in model_spec(MODEL).at(ratio)
+    }
+
+
+def fill(store: Store, seed: int = 0, count: int = 40) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    inputs = rng.normal(size=(count, 6)) + labels[:, None]
+    store.add(inputs.astype(np.float32), np.where(np.arange(count) < count // 2, labels, -1))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "s.db") as made:
+        fill(made)
+        yield made
+
+
+def test_it_trains_and_says_so(store: Store) -> None:
+    result, arrays = Participant(store, DEVICE).train(TASK, arrays_of())
+    assert arrays is not None and not result.refused
+    assert (result.device, result.run, result.round_number) == (DEVICE, TASK.run, 1)
+    assert result.examples == result.labelled == 20 and result.steps > 0
+    assert result.sha256 == digest(arrays) != digest(arrays_of())
+    kept = store.rounds.model(GLOBAL)
+    assert kept is not None and digest(kept.arrays) == digest(arrays_of())
+
+
+def test_the_same_question_is_trained_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Participant(store, DEVICE)
+    result, arrays = first.train(TASK, arrays_of())
+    assert arrays is not None
+    another = Participant(store, DEVICE)  # as after a crash
+
+    def forbidden(*_: object) -> object:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(another, "_train", forbidden)
+    again, same = another.train(replace(TASK, seconds=9.0), arrays_of())
+    assert same is not None
+    assert again == result and digest(same) == digest(arrays)
+    with pytest.raises(AssertionError, match="trained again"):
+        another.train(TASK, arrays_of(seed=1))  # the same round of other arrays is another question
+
+
+def test_two_devices_and_rounds_draw_other_batches(store: Store) -> None:
+    one = Participant(store, DEVICE).train(TASK, arrays_of())[0].sha256
+    other = Participant(store, "f" * 16).train(replace(TASK, round_number=2), arrays_of())[0].sha256
+    assert one != other
+    assert device_seed(1, "a") == device_seed(1, "a") != device_seed(1, "b")
+    assert 0 <= device_seed(-(1 << 62), "a") < 1 << 63
+
+
+def bad_arrays(kind: str) -> Arrays:
+    arrays = arrays_of()
+    name = next(iter(arrays))
+    if kind == "shape":
+        arrays[name] = arrays[name][:1]
+    elif kind == "nan":
+        arrays[name].flat[0] = np.nan
+    elif kind == "missing":
+        del arrays[name]
+    elif kind == "type":
+        arrays[name] = arrays[name].astype(np.float64)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({}, "shape", "has shape"),
+        ({}, "nan", "expected a finite number"),
+        ({}, "missing", "other arrays than asked"),
+        ({}, "type", "has type float64"),
+        ({"round_number": 0}, "", "round 0"),
+        ({"chunk": -1}, "", "chunk -1"),
+        ({"run": ""}, "", "run ''"),
+        ({"ratio": 0.5}, "", "has shape"),
+        ({"ratio": 7.0}, "", "ratio 7, this device takes 1"),
+        ({"ratio": -1.0}, "", "ratio is -1"),
+        ({"model": "{}"}, "", "not a model's description"),
+        ({"model": ModelOptions("sensing-mlp", (7,), 3, (8,)).to_json()}, "", "other sensors"),
+        ({"epochs": 0}, "", "epochs is 0"),
+        ({"batch": -3}, "", "batch is -3"),
+        ({"learning_rate": -1.0}, "", "learning_rate is -1"),
+        ({"algorithm": "fedmobile", "settings": "[]"}, "", "expected an object"),
+    ],
+)
+def test_what_it_refuses(store: Store, changes: dict[str, object], kind: str, message: str) -> None:
+    task = replace(TASK, **changes)  # type: ignore[arg-type]
+    result, arrays = Participant(store, DEVICE).train(task, bad_arrays(kind))
+    assert arrays is None and message in result.refused
+    assert store.counts().labelled == 20, "nothing is lost"
+
+
+def test_a_label_beyond_the_model_is_refused(store: Store) -> None:
+    store.add(np.full((1, 6), 9, np.float32), np.array([3]))
+    result, _ = Participant(store, DEVICE).train(TASK, arrays_of())
+    assert "label 3" in result.refused
+
+
+def test_not_now(store: Store) -> None:
+    now = Readiness("it runs on battery", 0.4, False)
+    device = Participant(store, DEVICE, readiness=lambda: now)
+    result, arrays = device.train(TASK, arrays_of())
+    assert arrays is None and result.refused == "not now: it runs on battery"
+    said = device.capabilities()
+    assert (said.ready, said.reason, said.battery) == (False, "it runs on battery", 0.4)
+    now = Readiness()
+    assert not device.train(TASK, arrays_of())[0].refused, "a refusal is not the last word"
+
+
+def test_stopped_and_too_late(store: Store) -> None:
+    stopped, _ = Participant(store, DEVICE, should_stop=lambda: True).train(TASK, arrays_of())
+    assert "asked to stop" in stopped.refused
+    late, _ = Participant(store, DEVICE, Limits(most_seconds=1e-9)).train(TASK, arrays_of())
+    assert "was over before the first step" in late.refused
+
+
+def test_without_the_memory(store: Store) -> None:
+    result, _ = Participant(store, DEVICE, Limits(memory_bytes=2000)).train(TASK, arrays_of())
+    assert "memory" in result.refused and "budget" in result.refused
+
+
+def test_capabilities(store: Store, tmp_path: Path) -> None:
+    said = Participant(store, DEVICE, Limits(1 << 20, 2, 0.5)).capabilities()
+    assert (said.memory_bytes, said.cores, said.most_ratio) == (1 << 20, 2, 0.5)
+    assert (said.labelled, said.unlabelled, said.input_shape) == (20, 20, "[6]")
+    assert said.ready
+    with Store.open(tmp_path / "empty.db") as empty:
+        nothing = Participant(empty, DEVICE).capabilities()
+    assert not nothing.ready and "ingest" in nothing.reason and nothing.input_shape == "[]"
+
+
+def test_evaluate(store: Store) -> None:
+    result = Participant(store, DEVICE).evaluate(TASK, arrays_of())
+    assert result.examples == 20 and 0 <= result.accuracy <= 1 and result.loss > 0
+    assert "shape" in Participant(store, DEVICE).evaluate(TASK, bad_arrays("shape")).refused
+
+
+def test_a_narrow_device_trains_its_slice(store: Store) -> None:
+    device = Participant(store, DEVICE, Limits(most_ratio=0.5))
+    result, arrays = device.train(replace(TASK, ratio=0.5), arrays_of(0.5))
+    assert not result.refused and arrays is not None
+    assert "this device takes 0.5" in device.train(TASK, arrays_of())[0].refused
+
+
+def test_the_turn_of_a_chunk(store: Store) -> None:
+    settings = FedMobileSettings(exemplars_per_class=2).to_json()
+    task = replace(TASK, algorithm="fedmobile", settings=settings)
+    device = Participant(store, DEVICE)
+    assert not device.train(task, arrays_of())[0].refused
+    assert store.rounds.model(TEACHER) is None, "chunk 0 has no model before it"
+    fill(store, seed=1)
+    end_of_chunk = arrays_of(seed=2)
+    result, _ = device.train(replace(task, round_number=2, chunk=1), end_of_chunk)
+    assert not result.refused
+    teacher = store.rounds.model(TEACHER)
+    assert teacher is not None and digest(teacher.arrays) == digest(end_of_chunk)
+    counts = store.counts()
+    assert (counts.labelled, counts.unlabelled, counts.chunk) == (20, 20, 1)
+    assert 1 <= counts.exemplars <= 6
+    device.train(replace(task, round_number=3, chunk=1), arrays_of(seed=3))
+    kept = store.rounds.model(TEACHER)
+    assert kept is not None and digest(kept.arrays) == digest(end_of_chunk)
+
+
+def test_a_fault_is_an_answer_and_loses_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Participant(store, DEVICE)
+
+    def broken(*_: object) -> object:
+        raise RuntimeError("out of tensors")
+
+    monkeypatch.setattr(device, "_warm", broken)
+    result, arrays = device.train(TASK, arrays_of())
+    assert arrays is None and "RuntimeError: out of tensors" in result.refused
+    monkeypatch.undo()
+    assert not device.train(TASK, arrays_of())[0].refused
