@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from penstock.federated.public_training import PublicSet
 from penstock.federated.training.data import TrainingData
 
-PUBLIC, HELD_OUT, TEST = 1200, 240, 2500  # of 10,000; the hold-out is a part of the public samples
+PUBLIC, HELD_OUT, TEST = 600, 120, 4000  # of 10,000; the hold-out is a part of the public samples
 LEAST = 20  # images of a client
 
 

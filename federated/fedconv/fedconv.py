@@ -1,6 +1,6 @@
 """FedConv's round: train, compress, (devices train), tune, dilate, weigh.
 
-    begin_round   the global model is trained on the public samples
+    begin_round   the global model is trained on the public samples (or at the end of the round)
     send          filters of this ratio are trained so that the compressed model does well on them
     end_round     each model that came back is tuned on them, dilated by the device's own
                   filters to the full width, and all are summed by trained weights
@@ -82,7 +82,8 @@ class FedConv(Algorithm):
         limit = self.profile.round_seconds
         self._deadline = self._clock() + limit if limit else float("inf")
         self.figures = dict.fromkeys(("restarts", "slices_taken", "paddings_taken", "stopped"), 0.0)
-        self.arrays = self._tune(self.arrays, 1.0, self.profile.server_epochs, "server")
+        if self.profile.server_trains == "begin" or number == 1:
+            self._train_global("server at the beginning")
 
     def send(self, device: str, ratio: float) -> Sent:
         """The compressed model of this ratio; at ratio 1 the global model."""
@@ -111,6 +112,8 @@ class FedConv(Algorithm):
             tuned = [self._tuned(update) for update in ordered]
             dilated = [self._dilate(update) for update in tuned]
             self.arrays = self._weigh(tuned, dilated)
+            if self.profile.server_trains == "end":
+                self._train_global("server at the end")
             self.memory.seen([update.device for update in ordered], self.round_number)
         self.figures["stopped"] = float(self._out_of_time())
         self.figures["public_passes"] = float(self.trainer.passes)
@@ -132,6 +135,9 @@ class FedConv(Algorithm):
         self.memory = memory
 
     # ------------------------------------------------------------ the steps
+
+    def _train_global(self, when: str) -> None:
+        self.arrays = self._tune(self.arrays, 1.0, self.profile.server_epochs, when)
 
     def _compress(self, ratio: float) -> Arrays:
         if ratio == 1.0:
@@ -157,6 +163,9 @@ class FedConv(Algorithm):
         device, ratio = update.device, self._asked[update.device]
         if ratio == 1.0:
             return dict(update.arrays)
+        if not self.profile.dilation_epochs and self.profile.start == "slice":
+            padded = dilate(to_tensors(update.arrays), {}, self.spec, ratio, self.profile)
+            return with_statistics(to_arrays(padded), 1.0, self.profile, self.trainer)
         rng = self._rng(f"dilation {device}", ratio)
         kept = self.memory.dilation.get((device, ratio)) or self._fresh(ratio, rng)
         passed = self._through_gate(
@@ -264,7 +273,7 @@ class FedConv(Algorithm):
     def _tune(self, arrays: Arrays, ratio: float, epochs: int, what: str) -> Arrays:
         if not epochs or self._out_of_time():
             return arrays
-        own = what == "server"
+        own = what.startswith("server")
         tuned, fit = self.trainer.tune(
             arrays,
             ratio=ratio,

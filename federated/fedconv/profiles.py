@@ -26,6 +26,9 @@ class Profile:
         halve_every: rounds after which filters' and weights' rates are halved, down to
             `least_rate`; 0: never.
         batch: public samples in a step.
+        server_trains: "begin": the global model is trained at the beginning of each round, as in
+            the release, so that what a round ends with is untrained; "end": before the first round
+            and at the end of each, so that it is trained.
         start: "slice": compression is the plain slice plus a learned correction that starts at
             zero, dilation pads with zeros in the same way; "random": the filter is all, and starts
             at random.
@@ -56,6 +59,7 @@ class Profile:
     halve_every: int
     least_rate: float
     batch: int
+    server_trains: Literal["begin", "end"]
     start: Literal["slice", "random"]
     nonlinearity: int
     flatten_linear: bool
@@ -106,6 +110,7 @@ DEFAULT = Profile(
     halve_every=25,
     least_rate=1e-4,
     batch=32,
+    server_trains="end",
     start="slice",
     nonlinearity=1,
     flatten_linear=False,
@@ -130,6 +135,7 @@ PAPER = Profile(
     halve_every=25,
     least_rate=1e-4,
     batch=32,
+    server_trains="begin",
     start="random",
     nonlinearity=2,
     flatten_linear=True,

@@ -13,14 +13,14 @@ from penstock.errors import FormatError, RefusedUpdateError, UsageError
 from penstock.federated.aggregation import Update, aggregate
 from penstock.federated.arrays import check_arrays, digest
 from penstock.federated.fedconv import DEFAULT, PAPER, FedConv, Profile, profile_by_name
-from penstock.federated.models import ModelOptions, model_spec
-from penstock.federated.public_training import PublicSet, to_tensors
-from penstock.federated.training.data import TrainingData
+from penstock.federated.models import model_spec
+from penstock.federated.public_training import to_tensors
+from tests.federated.bars import BARS as MODEL
+from tests.federated.bars import initial_arrays, public_bars
 from tests.federated.sample_models import random_arrays
 
 torch = pytest.importorskip("torch")
 
-MODEL = ModelOptions("image-cnn", (1, 8, 8), 3, (5, 7))
 SPEC = model_spec(MODEL)
 FLEET = {"a0": 1.0, "b1": 0.75, "c2": 0.5625, "d3": 0.5625, "e4": 0.25}
 QUICK = replace(
@@ -31,25 +31,11 @@ QUICK_PAPER = replace(
 )
 
 
-def samples(count: int, seed: int) -> TrainingData:
-    """A bright bar on a noisy ground: on top, in the middle, below."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(3, size=count)
-    inputs = rng.normal(size=(count, 1, 8, 8)).astype(np.float32)
-    for image, label in zip(inputs, labels, strict=True):
-        image[0, 1 + 2 * label : 3 + 2 * label] += 2
-    return TrainingData(inputs, labels.astype(np.int64))
-
-
-PUBLIC = PublicSet(samples(96, 1), samples(48, 2))
+PUBLIC = public_bars()
 
 
 def fresh(profile: Profile = QUICK, **options: object) -> FedConv:
-    torch.manual_seed(0)
-    from penstock.federated.models import build_module
-
-    start = {name: t.numpy().copy() for name, t in build_module(MODEL).state_dict().items()}
-    return FedConv(MODEL, start, PUBLIC, profile, seed=3, **options)  # type: ignore[arg-type]
+    return FedConv(MODEL, initial_arrays(), PUBLIC, profile, seed=3, **options)  # type: ignore[arg-type]
 
 
 def play(algorithm: FedConv, number: int, devices: Sequence[str]) -> None:

@@ -1,0 +1,130 @@
+"""The server's own training: it keeps the best on the hold-out, and statistics fit the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from penstock.errors import RefusedUpdateError, UsageError
+from penstock.federated.aggregation import Update
+from penstock.federated.algorithm import FedAvg, FedRolex, HeteroFL
+from penstock.federated.arrays import digest
+from penstock.federated.models import build_module, model_spec
+from penstock.federated.public_training import PublicSet, PublicTrainer
+from penstock.federated.public_tuning import PublicTuning, ServerOnly
+from penstock.federated.training.data import TrainingData
+from tests.federated.bars import BARS, bars, initial_arrays, public_bars
+from tests.federated.sample_models import FEATURES, random_arrays
+
+torch = pytest.importorskip("torch")
+SPEC = model_spec(BARS)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_tuning_learns_and_keeps_what_is_best_on_the_hold_out() -> None:
+    trainer = PublicTrainer(BARS, public_bars())
+    start = initial_arrays()
+    tuned, fit = trainer.tune(start, epochs=8, rate=3e-3, rng=rng())
+    assert fit.kept.accuracy > 0.9 > fit.before.accuracy
+    values = {name: torch.from_numpy(array) for name, array in tuned.items()}
+    assert trainer.score(values, 1.0) == fit.kept
+    assert digest(start) == digest(initial_arrays()), "what was given is never changed"
+    assert fit.passes == trainer.passes == 8 * 96
+    again, _ = trainer.tune(start, epochs=8, rate=3e-3, rng=rng())
+    assert digest(again) == digest(tuned)
+
+
+def test_a_training_that_only_harms_keeps_the_start() -> None:
+    trainer = PublicTrainer(BARS, public_bars())
+    good, _ = trainer.tune(initial_arrays(), epochs=8, rate=3e-3, rng=rng())
+    wild, fit = trainer.tune(good, epochs=2, rate=0.9, rng=rng())
+    assert digest(wild) == digest(good) and fit.kept == fit.before
+
+
+def test_a_deadline_ends_it() -> None:
+    ticks = iter(range(1000))
+    trainer = PublicTrainer(BARS, public_bars(), clock=lambda: float(next(ticks)))
+    _, fit = trainer.tune(initial_arrays(), epochs=9, rate=1e-3, rng=rng(), deadline=1.5)
+    assert fit.stopped and fit.passes == 2 * 32
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_recomputed_statistics_are_those_of_the_public_samples(ratio: float) -> None:
+    public = public_bars()
+    trainer = PublicTrainer(BARS, public)
+    arrays = random_arrays(SPEC.at(ratio))
+    made = trainer.recompute_norm(arrays, ratio)
+    module = build_module(BARS, ratio)
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in made.items()})
+    first = module.conv1(torch.from_numpy(public.train.inputs)).detach().numpy()  # type: ignore[operator]
+    np.testing.assert_allclose(made["norm1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(made["norm1.running_var"], first.var((0, 2, 3)), rtol=1e-3)
+    for name in arrays:
+        assert "running" in name or np.array_equal(made[name], arrays[name])
+
+
+def test_a_model_without_batchnorm_has_nothing_to_recompute() -> None:
+    data = TrainingData(np.zeros((4, 11), np.float32), np.zeros(4, np.int64))
+    arrays = random_arrays(model_spec(FEATURES))
+    trainer = PublicTrainer(FEATURES, PublicSet(data, data))
+    assert digest(trainer.recompute_norm(arrays)) == digest(arrays)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda a: FedAvg(SPEC, a), "fedavg + public fine-tuning"),
+        (lambda a: HeteroFL(SPEC, a), "heterofl + public fine-tuning"),
+        (lambda a: FedRolex(SPEC, a), "fedrolex + public fine-tuning"),
+    ],
+)
+def test_any_algorithm_can_be_tuned_after_each_round(
+    make: Callable[..., FedAvg | HeteroFL | FedRolex], name: str
+) -> None:
+    def fresh(seed: int = 0) -> PublicTuning:
+        trainer = PublicTrainer(BARS, public_bars())
+        return PublicTuning(make(initial_arrays(seed)), trainer, epochs=2, rate=3e-3)
+
+    def play(algorithm: PublicTuning, number: int) -> None:
+        algorithm.begin_round(number)
+        sent = {device: algorithm.send(device, ratio) for device, ratio in (("a", 1.0), ("b", 0.5))}
+        algorithm.end_round([Update(d, s.arrays, s.channels, 3) for d, s in sent.items()])
+
+    through, resumed = fresh(), fresh(seed=7)
+    assert through.name == name
+    play(through, 1)
+    assert through.figures["public_passes"] == 2 * 96
+    resumed.restore(through.state())
+    for algorithm in (through, resumed):
+        play(algorithm, 2)
+    assert digest(resumed.state()) == digest(through.state()) and resumed.round_number == 2
+    assert digest(through.send("a", 1.0).arrays) == digest(through.arrays)
+
+
+def test_the_server_alone_takes_nothing_from_devices() -> None:
+    results = set()
+    for noise in (0.0, 1.0):
+        alone = ServerOnly(
+            FedAvg(SPEC, initial_arrays()), PublicTrainer(BARS, public_bars()), epochs=2
+        )
+        alone.begin_round(1)
+        sent = alone.send("a", 1.0)
+        sent.arrays["conv1.bias"] += np.float32(noise)
+        alone.end_round([Update("a", sent.arrays, sent.channels, 5)])
+        results.add(digest(alone.arrays))
+    assert len(results) == 1 and results != {digest(initial_arrays())}
+
+
+def test_public_samples_that_do_not_fit_are_refused() -> None:
+    good = bars(8, 1)
+    unlabelled = TrainingData(good.inputs, np.full(8, -1, np.int64))
+    for train, held in ((unlabelled, good), (good, unlabelled), (good, good.subset(np.arange(1)))):
+        with pytest.raises(UsageError, match="public"):
+            PublicSet(train, held)
+    with pytest.raises(RefusedUpdateError, match="shape"):
+        PublicTrainer(FEATURES, public_bars())
