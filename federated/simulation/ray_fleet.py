@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flwr.app import Message
 
 OBJECT_STORE_BYTES = 128 << 20  # Ray's shared memory: messages of all actors at once
+TRIES = 3  # to start Ray, which gives up after 30 s on a busy machine
 RUN_ID = 1  # of Flower's messages, which do not leave this machine
 
 
@@ -207,7 +208,7 @@ def _start(app: VirtualApp, actors: int, scratch: str) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning
     path = os.environ.get("PYTHONPATH")
     try:
-        import ray  # noqa: F401
+        import ray
         from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
         from flwr.supercore.task_identity import TaskIdentity
     except ImportError as error:
@@ -216,22 +217,32 @@ def _start(app: VirtualApp, actors: int, scratch: str) -> Any:
         ) from error
     # Flower 1.41 makes no message outside of a task.
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, 1, 1
+    config = {
+        "init_args": {
+            "num_cpus": actors,
+            "num_gpus": 0,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "logging_level": "ERROR",
+            "log_to_driver": False,
+            "_temp_dir": scratch,
+        },
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "actor": {"tensorflow": 0},
+    }
     try:
-        backend = RayBackend(
-            {
-                "init_args": {
-                    "num_cpus": actors,
-                    "num_gpus": 0,
-                    "object_store_memory": OBJECT_STORE_BYTES,
-                    "include_dashboard": False,
-                    "logging_level": "ERROR",
-                    "log_to_driver": False,
-                    "_temp_dir": scratch,
-                },
-                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                "actor": {"tensorflow": 0},
-            }
-        )
+        for left in reversed(range(TRIES)):
+            try:
+                backend = RayBackend(config)  # type: ignore[arg-type]
+                break
+            except Exception as error:  # Ray raises a bare Exception after 30 s
+                ray.shutdown()
+                if not left:
+                    reason = " ".join(str(error).split())[:300]
+                    raise PenstockError(
+                        f"Ray did not start in {TRIES} tries: {reason} The machine is too busy, "
+                        "or short of memory or of shared memory (/dev/shm)"
+                    ) from error
         backend.build(lambda: app)  # type: ignore[arg-type,return-value]  # only called
     finally:  # Flower changes it for Ray's processes
         if path is None:
