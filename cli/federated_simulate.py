@@ -61,7 +61,7 @@ def simulate(
     Trains for real, on Flower's Ray engine: each device has its part of a data set, and the rounds,
     checks, checkpoints and the report are those of `penstock federated server`. Only the network
     and the daemon are left out. Thousands of devices take turns on the machine's cores. Needs the
-    extra 'federated'.
+    extra 'simulation'.
     """
     from penstock.federated.report.page import write_page
     from penstock.federated.report.summary import summarise_folder

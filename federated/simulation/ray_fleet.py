@@ -213,7 +213,7 @@ def _start(app: VirtualApp, actors: int, scratch: str) -> Any:
         from flwr.supercore.task_identity import TaskIdentity
     except ImportError as error:
         raise BackendMissingError(
-            f"a simulation needs Flower with Ray ({error}): pip install 'penstock[federated]'"
+            f"a simulation needs Flower with Ray ({error}): pip install 'penstock[simulation]'"
         ) from error
     # Flower 1.41 makes no message outside of a task.
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, 1, 1

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="training needs torch")
-pytest.importorskip("ray", reason="the simulation needs Ray: pip install 'penstock[federated]'")
-pytest.importorskip("flwr", reason="the simulation needs Flower: pip install 'penstock[federated]'")
+pytest.importorskip("ray", reason="the simulation needs Ray: pip install 'penstock[simulation]'")
+pytest.importorskip("flwr", reason="the simulation needs Flower: pip install 'penstock[simulation]'")
 
 from penstock.federated.models import ModelOptions
 from penstock.federated.protocol import TrainTask
