@@ -13,10 +13,8 @@ import argparse
 import logging
 import random
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError, StorageError
 from penstock.federated.client.journal import Journal
@@ -33,12 +31,10 @@ from penstock.federated.daemon.fleet_errors import (
     Unreachable,
 )
 from penstock.federated.daemon.identity import Identity, load_identity
+from penstock.federated.daemon.lease import Lease
 from penstock.federated.daemon.lock import NODE_LOCK, one_process
 from penstock.federated.daemon.log import log_to
 from penstock.federated.daemon.pipes import Reporter, Stop
-
-if TYPE_CHECKING:
-    from penstock.federated.daemon.flower_fleet import Fleet
 
 LOG = logging.getLogger("penstock.federated.daemon.node")  # not "__main__"
 BUSY_S = 15.0  # after a message, the next is asked for often
@@ -87,7 +83,7 @@ class Node:
         )
         app = client_app(lambda: participant)
         self._worker = Worker(self._fleet, Journal(store.database), lambda: app, stop, report)
-        self._lease = _Lease(self._fleet, config.folder / HEARTBEAT_FILE, link.heartbeat_s)
+        self._lease = Lease(self._fleet, config.folder / HEARTBEAT_FILE, link.heartbeat_s, stop)
 
     def run(self) -> int:
         """Work until asked to stop, or until torch is to leave the memory. Returns the exit code.
@@ -176,7 +172,7 @@ class Node:
         self._stop.wait(MOST_WAIT_S * random.uniform(0.5, 1.0))
 
     def _should_stop(self) -> bool:
-        self._report.beat()
+        self._report.beat("training")
         return self._stop.asked()
 
     def _leave(self, joined: bool) -> None:
@@ -189,56 +185,6 @@ class Node:
                 LOG.warning("a reply stays in the journal: %s", error)
             self._fleet.leave()
         self._fleet.close()
-
-
-class _Lease:
-    """Signs of life to the server, from a thread of its own: training may take minutes."""
-
-    def __init__(self, fleet: Fleet, mark: Path, heartbeat_s: float) -> None:
-        self._fleet, self._mark, self._every = fleet, mark, heartbeat_s
-        self._ended = threading.Event()
-        self._lost = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Start."""
-        self._ended, self._lost = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        """Stop; the lease itself runs on."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(timeout=0.1)  # it may be in a call; it sees the end after that
-            self._thread = None
-
-    def lost(self) -> bool:
-        """Whether the server has said that it does not know us."""
-        return self._lost.is_set()
-
-    def remaining(self) -> float:
-        """Seconds for which the lease of this device's last process may still run."""
-        try:
-            age = time.time() - self._mark.stat().st_mtime
-        except OSError:
-            return 0.0
-        return max(0.0, 2 * self._every + 2 - age) if age >= 0 else 0.0
-
-    def _keep(self) -> None:
-        ended, lost = self._ended, self._lost
-        pause = 0.0
-        while not ended.wait(pause):
-            try:
-                self._fleet.heartbeat()
-                self._mark.touch()
-                pause = self._every / 2 * random.uniform(0.8, 1.0)
-            except (Forgotten, NotAdmitted):
-                lost.set()
-                return
-            except (FleetError, OSError) as error:
-                LOG.warning("a sign of life did not get through: %s", error)
-                pause = 2.0
 
 
 def _certificates(path: str) -> bytes | None:

@@ -21,7 +21,8 @@ MOST_LINE = 8192
 
 
 class Stop:
-    """Whether this process was asked to end: by SIGTERM, SIGINT, or the end of its supervisor.
+    """Whether this process was asked to end: by SIGTERM, SIGINT, or the end of its supervisor. Any
+    thread may ask.
 
     Args:
         lifeline: file descriptor whose end means that the supervisor is gone; None: there is none.
@@ -82,8 +83,7 @@ class Stop:
     def _look(self, seconds: float) -> None:
         watched = [self._read] + ([] if self._lifeline is None else [self._lifeline])
         ready, _, _ = select.select(watched, [], [], max(0.0, seconds))
-        if self._lifeline in ready and not os.read(self._lifeline or 0, 1):
-            self._lifeline = None
+        if self._lifeline in ready:  # nothing is ever written to it: this is its end
             self._asked = True
 
 

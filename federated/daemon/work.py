@@ -127,7 +127,8 @@ class Worker:
                 ),
             )
             return
-        self._report.beat(entry.kind, message=entry.id[:12], attempt=attempt)
+        phase = "loading" if entry.kind == "train" else entry.kind  # then "training", at each step
+        self._report.beat(phase, message=entry.id[:12], attempt=attempt)
         self._answer(entry, None)
 
     def _answer(self, entry: Entry, failure: Exception | None) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class SuperLink:
                     "FLWR_DISABLE_UPDATE_CHECK": "1",
                 },
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while True:
             try:
                 with urllib.request.urlopen(f"http://{self.address}/health", timeout=2):
@@ -92,9 +93,11 @@ class Hand:
         from flwr.supercore.object_store import ObjectStoreFactory
         from flwr.superlink.federation import NoOpFederationManager
 
-        self.state = LinkStateFactory(
-            str(database), NoOpFederationManager(), ObjectStoreFactory(str(database))
-        ).state()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # alembic, of Flower's settings
+            self.state = LinkStateFactory(
+                str(database), NoOpFederationManager(), ObjectStoreFactory(str(database))
+            ).state()
 
     def begin_run(self) -> int:
         """A run that is running."""
