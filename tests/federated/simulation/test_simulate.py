@@ -17,7 +17,9 @@ import pytest
 
 pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("ray", reason="the simulation needs Ray: pip install 'penstock[simulation]'")
-pytest.importorskip("flwr", reason="the simulation needs Flower: pip install 'penstock[simulation]'")
+pytest.importorskip(
+    "flwr", reason="the simulation needs Flower: pip install 'penstock[simulation]'"
+)
 
 from penstock.federated.models import ModelOptions
 from penstock.federated.protocol import TrainTask
