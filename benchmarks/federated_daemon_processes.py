@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,13 +23,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.federated.client.ingest import ingest
+from penstock.federated.client.store import Store
+from penstock.federated.daemon.config import load_config
+from penstock.federated.daemon.identity import load_identity
 from penstock.federated.report.records import JOURNAL, RoundRecord, read_records
 from penstock.federated.server.certificates import make_certificates
 from penstock.federated.server.processes import descendants, stop
 
 FEATURES, CLASSES, PER_CLASS = 43, 6, 20
 CLI = [sys.executable, "-m", "penstock.cli.main"]
-QUIET = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+# Children keep what they compile, as an installed Python does: without it each of them compiles
+# Flower and torch anew, ten seconds of a core.
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / f"penstock-bytecode-{os.getuid()}"),
+}
 
 
 def samples(seed: int, per_class: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -45,18 +56,6 @@ def free_port() -> int:
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         return int(made.getsockname()[1])
-
-
-def run_cli(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """One `penstock` command to its end; its output."""
-    return subprocess.run(
-        [*CLI, *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=os.environ | QUIET,
-        **options,
-    )
 
 
 @dataclass
@@ -92,10 +91,9 @@ class Device:
 
     def public_key(self, keys: Path) -> str:
         """Write the public key where the server looks; the device's identity."""
-        found = run_cli("federated", "client", f"--config={self.config}", "--key", "--json")
-        facts = json.loads(found.stdout)
-        (keys / f"{self.name}.pub").write_bytes(Path(facts["public_key"]).read_bytes())
-        return str(facts["device"])
+        identity = load_identity(load_config(self.config).folder)
+        (keys / f"{self.name}.pub").write_bytes(identity.public_key.read_bytes())
+        return identity.device
 
     def family(self) -> set[int]:
         """The daemon and all it started."""
@@ -210,12 +208,10 @@ poll_idle_s = 0.5
         )
         inputs, labels = samples(seed, self.per_class)
         np.savez(folder / "windows.npz", inputs=inputs, labels=labels)
-        made = run_cli(
-            "federated", "ingest", str(folder / "windows.npz"), f"--config={config}",
-            f"--label-names={','.join('abcdef')}",
-        )  # fmt: skip
-        if made.returncode:
-            raise RuntimeError(f"ingest failed: {made.stderr}")
+        settings = load_config(config)
+        settings.folder.mkdir(exist_ok=True)
+        with Store.open(settings.store) as store:
+            ingest(store, folder / "windows.npz", label_names=tuple("abcdef"))
         return Device(name, config, folder, self.port)
 
     def start_server(self, *options: str) -> None:
@@ -286,7 +282,7 @@ poll_idle_s = 0.5
         text = (self.folder / "server.out").read_text(errors="replace")
         if code:
             raise RuntimeError(f"the server ended with {code}.\n{self.story()}")
-        found = json.loads(text[text.rindex('{"') :])
+        found = json.loads(text[text.rindex("\n{") :])
         assert isinstance(found, dict)
         return found
 

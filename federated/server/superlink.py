@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from penstock.loaders.partial_file import partial_file
 
 START_S, COMMAND_S = 90.0, 120.0
 MOST_LOG_BYTES = 16 << 20
-CLI = "from flwr.cli.app import app; app()"
+DATABASE, REGISTERED = "superlink.db", "registered.json"
+COMMANDS = "penstock.federated.server.flower_commands"
 PROCESS = "penstock.federated.server.superlink_process"
 
 
@@ -94,7 +95,7 @@ class SuperLink:
                     PROCESS,
                     f"--host={self.settings.host}",
                     f"--port={self.settings.port}",
-                    f"--database={self.folder / 'superlink.db'}",
+                    *([f"--database={self.folder / DATABASE}"] if self.settings.database else []),
                     "--disable-runtime-dependency-installation",
                     *secure,
                 ],
@@ -158,7 +159,7 @@ class SuperLink:
 
     def _register_keys(self) -> None:
         """Let the devices of the folder `node_keys` in, and those that left it out."""
-        known_file = self.folder / "registered.json"
+        known_file = self.folder / REGISTERED
         known: dict[str, str] = {}
         with suppress(OSError, ValueError):
             known = json.loads(known_file.read_bytes())
@@ -166,21 +167,23 @@ class SuperLink:
         if self.settings.node_keys:
             for path in sorted(Path(self.settings.node_keys).glob("*.pub")):
                 wanted[hashlib.sha256(path.read_bytes().strip()).hexdigest()] = path
-        for name, path in wanted.items():
-            if name in known:
-                continue
-            try:
-                answer = self._command(
-                    "supernode", "register", str(path), "penstock", "--name", path.stem
-                )
-                known[name] = str(answer.get("node-id", ""))
-            except PenstockError as error:
-                if "already in use" not in str(error):
-                    raise UsageError(f"{path}: the key cannot be registered: {error}") from error
-                known[name] = ""
-        for name in sorted(set(known) - set(wanted)):
-            if known[name]:
-                self._command("supernode", "unregister", known[name], "penstock")
+        new = [(name, path) for name, path in wanted.items() if name not in known]
+        answers = self._commands(
+            [
+                ["supernode", "register", str(path), "penstock", "--name", path.stem]
+                for _, path in new
+            ]
+        )
+        for (name, path), answer in zip(new, answers, strict=True):
+            told = str(answer.get("error-message", ""))
+            if answer.get("success") is not True and "already in use" not in told:
+                raise UsageError(f"{path}: the key cannot be registered: {told}")
+            known[name] = str(answer.get("node-id", ""))
+        gone = sorted(set(known) - set(wanted))
+        self._commands(
+            [["supernode", "unregister", known[name], "penstock"] for name in gone if known[name]]
+        )
+        for name in gone:
             del known[name]
         with partial_file(known_file) as (file, _):
             file.write(json.dumps(known).encode())
@@ -192,8 +195,9 @@ class SuperLink:
     def _mend_database(self) -> None:
         """Put a damaged database aside: keys are registered anew, and the run resumes from its own
         checkpoint, so that nothing in it is needed."""
-        path = self.folder / "superlink.db"
-        if not path.exists():
+        path = self.folder / DATABASE
+        if not self.settings.database or not path.exists():
+            (self.folder / REGISTERED).unlink(missing_ok=True)  # SuperLink knows no keys yet
             return
         try:
             with closing(sqlite3.connect(path)) as database:
@@ -202,10 +206,10 @@ class SuperLink:
             found = str(error)
         if found == "ok":
             return
-        aside = path.with_name(f"superlink.db.corrupt-{int(time.time())}")
+        aside = path.with_name(f"{DATABASE}.corrupt-{int(time.time())}")
         self.note(f"{path} is damaged ({found}); it was moved to {aside.name}, a new one begins")
         path.rename(aside)
-        for name in ("superlink.db-wal", "superlink.db-shm", "registered.json"):
+        for name in (f"{DATABASE}-wal", f"{DATABASE}-shm", REGISTERED):
             (self.folder / name).unlink(missing_ok=True)
 
     def _connection(self) -> str:
@@ -237,27 +241,38 @@ class SuperLink:
         Raises:
             PenstockError: it failed, or its answer is none.
         """
+        [answer] = self._commands([words])
+        if answer.get("success") is not True:
+            raise PenstockError(f"flwr {' '.join(words[:2])}: {answer.get('error-message')}")
+        return answer
+
+    def _commands(self, commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+        """The answers of `flwr` commands, run one after the other in one process.
+
+        Raises:
+            PenstockError: there are none.
+        """
+        if not commands:
+            return []
         try:
             done = subprocess.run(
-                [sys.executable, "-c", CLI, *words, "--format", "json"],
+                [sys.executable, "-m", COMMANDS, json.dumps([list(words) for words in commands])],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 env=self._environment(),
-                timeout=COMMAND_S,
+                timeout=COMMAND_S + len(commands),
             )
         except subprocess.TimeoutExpired as error:
-            raise PenstockError(f"flwr {words[0]} took over {COMMAND_S:g} s") from error
-        start = done.stdout.find("{")
+            raise PenstockError(f"flwr {commands[0][0]} took over {error.timeout:g} s") from error
         try:
-            answer = json.loads(done.stdout[start:]) if start >= 0 else {}
+            answers = [json.loads(line) for line in done.stdout.splitlines()]
         except ValueError:
-            answer = {}
-        if not isinstance(answer, dict) or answer.get("success") is not True:
-            told = answer.get("error-message") if isinstance(answer, dict) else None
-            text = told or (done.stdout + done.stderr).strip()[-1000:] or "it said nothing"
-            raise PenstockError(f"flwr {' '.join(words[:2])}: {text}")
-        return answer
+            answers = []
+        if len(answers) != len(commands):
+            said = (done.stdout + done.stderr).strip()[-1000:]
+            raise PenstockError(f"flwr {commands[0][0]} ended with {done.returncode}: {said}")
+        return answers
 
     def _answers(self) -> bool:
         scheme, context = "http", None
