@@ -110,10 +110,12 @@ class Device:
             self.process.wait()
 
     def log(self) -> str:
-        """What it said."""
-        with suppress(OSError):
-            return (self.folder / "daemon.out").read_text(errors="replace")
-        return ""
+        """What the daemon and its node said."""
+        text = ""
+        for path in (self.folder / "daemon.out", *sorted((self.folder / "state").glob("*.log"))):
+            with suppress(OSError):
+                text += path.read_text(errors="replace")
+        return text
 
 
 @dataclass
@@ -290,8 +292,7 @@ poll_idle_s = 0.5
         """The ends of all logs, for an error."""
         parts = [("server", self.folder / "server.out")]
         parts += [("superlink", self.run_folder / "flower" / "superlink.log")]
-        parts += [(device.name, device.folder / "daemon.out") for device in self.devices]
-        text = ""
+        text = "".join(f"--- {d.name}\n{d.log()[-2000:]}\n" for d in self.devices)
         for name, path in parts:
             with suppress(OSError):
                 text += f"--- {name}\n{path.read_text(errors='replace')[-3000:]}\n"

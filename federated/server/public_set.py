@@ -24,7 +24,8 @@ def read_public_set(path: Path, model: ModelOptions) -> TrainingData:
         UsageError, RefusedUpdateError: its samples do not fit the model.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        # np.load would leave a file open that it opened itself and cannot read
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = {name: _array(found, name, path) for name in ("inputs", "labels")}
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
