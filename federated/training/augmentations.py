@@ -109,7 +109,8 @@ def time_warp(windows: Windows, rng: np.random.Generator, strength: float = 0.2)
     n, _, time = windows.shape
     knots = 1 + np.clip(strength * rng.standard_normal((n, 4)), -0.8, 0.8)
     at = np.linspace(0, 3, time)
-    pace = np.stack([np.interp(at, np.arange(4), row) for row in knots])
+    left = np.minimum(at.astype(np.intp), 2)
+    pace = knots[:, left] + (at - left) * (knots[:, left + 1] - knots[:, left])
     moments = np.cumsum(pace, axis=1) - pace[:, :1]
     moments *= (time - 1) / np.maximum(moments[:, -1:], 1e-12)
     return _read_at(windows, moments)
@@ -119,13 +120,9 @@ def permutation(windows: Windows, rng: np.random.Generator, segments: int = 4) -
     """Each window cut into equal segments, put together in a random order."""
     n, _, time = windows.shape
     pieces = np.array_split(np.arange(time), min(segments, time))
-    order = (
-        np.stack(
-            [np.concatenate([pieces[i] for i in rng.permutation(len(pieces))]) for _ in range(n)]
-        )
-        if n
-        else np.zeros((0, time), np.intp)
-    )
+    order = np.empty((n, time), np.intp)
+    for row in order:
+        row[:] = np.concatenate([pieces[i] for i in rng.permutation(len(pieces))])
     return np.take_along_axis(windows, order[:, None, :], axis=2)
 
 

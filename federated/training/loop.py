@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from penstock.errors import RefusedUpdateError
+from penstock.federated.training.adam import Adam
 from penstock.federated.training.local_update import LocalUpdate
 from penstock.federated.training.time_budget import TimeBudget
 
@@ -50,15 +51,13 @@ def run_loop(
     Raises:
         RefusedUpdateError: the loss is no longer finite.
     """
-    import torch
-
     module.train()
-    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
+    optimizer = Adam(module, learning_rate)
     losses: list[float] = []
     for whole in update.batches(rng):
         if should_stop() or not budget.allows_step():
             return LoopResult(_mean(losses), len(losses), stopped=True)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.clear_gradients()
         loss = 0.0
         for part in whole.parts(largest_part):
             share = update.loss(part, whole, rng)
