@@ -12,6 +12,7 @@ linear in its devices. The ClientApp, the messages and the training are those of
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -197,6 +198,8 @@ class RayFleet:
     def _kill_actors(self) -> None:
         import ray
 
+        # Flower would report each as an error, to a person who has just pressed Ctrl-C
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)
         pool = self._backend.pool
         for actor in [*pool.pool, *pool._future_to_actor.values()]:
             ray.kill(actor)
