@@ -145,6 +145,7 @@ class Participant:
         try:
             options = self._check(task, arrays)
             open_chunk(self.store, task, self._trainer)
+            self._keep(task, arrays)
             data = self.store.training_data(self._data_bytes())
             if not len(data.labelled):
                 raise RefusedUpdateError("none of the windows here has a label to evaluate with")

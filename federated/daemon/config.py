@@ -26,6 +26,7 @@ from penstock.runtime.budget import format_size, parse_size
 Condition = str | bool | float
 LEAST_HEARTBEAT_S, MOST_HEARTBEAT_S = 10.0, 1800.0  # Flower's bounds
 ENGINES = ("node", "supernode")
+PUBLISH = ("never", "chunk", "round")
 _Section = TypeVar("_Section")
 
 
@@ -56,12 +57,15 @@ class TrainingConfig:
         threads: cores.
         most_ratio: widest sub-model.
         most_seconds: of one message, whatever the server asks.
+        publish: when the global model is made live for inference, in the folder's "live": "never",
+            "chunk": at the end of a chunk of time, or "round". Needs the exporter's libraries.
     """
 
     memory: str = "512MiB"
     threads: int = 1
     most_ratio: float = 1.0
     most_seconds: float = 3600.0
+    publish: str = "never"
 
     @property
     def memory_bytes(self) -> int:
@@ -262,6 +266,11 @@ def _check(config: DeviceConfig, source: str) -> None:
     if daemon.engine not in ENGINES:
         raise UsageError(
             f"{source}: [daemon] engine is {daemon.engine!r}, expected {' or '.join(ENGINES)}"
+        )
+    if training.publish not in PUBLISH:
+        raise UsageError(
+            f"{source}: [training] publish is {training.publish!r}, expected one of "
+            f"{', '.join(PUBLISH)}"
         )
     try:
         parse_size(training.memory), parse_size(config.storage.disk)

@@ -47,7 +47,7 @@ class Node:
     """A device in a federation, until it is asked to stop.
 
     Args:
-        config: of the device.
+        config: of the device; path: the file it is from.
         identity: its key.
         store: its data.
         stop: asks it to end.
@@ -55,12 +55,19 @@ class Node:
     """
 
     def __init__(
-        self, config: DeviceConfig, identity: Identity, store: Store, stop: Stop, report: Reporter
+        self,
+        config: DeviceConfig,
+        path: Path | None,
+        identity: Identity,
+        store: Store,
+        stop: Stop,
+        report: Reporter,
     ) -> None:
         from penstock.federated.client.client_app import client_app
         from penstock.federated.client.participant import Limits, Participant
         from penstock.federated.daemon.conditions import readiness
         from penstock.federated.daemon.flower_fleet import Fleet
+        from penstock.federated.daemon.publish_model import Publisher
         from penstock.federated.daemon.work import Worker
 
         self._config, self._identity, self._stop, self._report = config, identity, stop, report
@@ -81,6 +88,7 @@ class Node:
             readiness=lambda: readiness(config.conditions),
             should_stop=self._should_stop,
         )
+        self._publisher = Publisher(config, path, store)
         app = client_app(lambda: participant)
         self._worker = Worker(self._fleet, Journal(store.database), lambda: app, stop, report)
         self._lease = Lease(self._fleet, config.folder / HEARTBEAT_FILE, link.heartbeat_s, stop)
@@ -106,6 +114,7 @@ class Node:
                         wait = 1.0
                         continue
                     wait = 1.0
+                    self._publisher.look()
                     if self._is_to_unload(last_work):
                         return UNLOAD
                     self._idle(last_work)
@@ -177,6 +186,7 @@ class Node:
 
     def _leave(self, joined: bool) -> None:
         self._report.beat("leaving")
+        self._publisher.end()
         self._lease.end()
         if joined:
             try:
@@ -219,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
             if store.salvage is not None:
                 LOG.error("%s", store.salvage)
                 report.beat("starting", salvage=str(store.salvage))
-            return Node(config, identity, store, stop, report).run()
+            return Node(config, path, identity, store, stop, report).run()
     except (PenstockError, ForeignVersion) as error:
         LOG.error("%s", error)
         report.beat("misconfigured", reason=str(error)[:2000])

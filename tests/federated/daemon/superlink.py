@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import warnings
@@ -19,6 +20,12 @@ from typing import Any
 from penstock.federated.arrays import Arrays
 from penstock.federated.flower_content import from_content, no_calls_home, to_content
 from penstock.federated.protocol import Record
+
+# Children keep what they compile, as an installed Python does.
+COMPILED = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / f"penstock-bytecode-{os.getuid()}"),
+}
 
 
 def free_port() -> int:
@@ -55,6 +62,7 @@ class SuperLink:
                 stdout=log,
                 stderr=log,
                 env=os.environ
+                | COMPILED
                 | {
                     "FLWR_HOME": str(self.folder / "flower"),
                     "FLWR_TELEMETRY_ENABLED": "0",
