@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from penstock.loaders.cores import THREADS_MOST
+
 
 def parse_share(text: str) -> float:
     """'25%' or '0.25' as a number from 0 to 1."""
@@ -79,7 +81,10 @@ Policy = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Threads of compute. Without it: all cores.")
+    int | None,
+    typer.Option(
+        min=1, max=THREADS_MOST, metavar="N", help="Threads of compute. Without it: all cores."
+    ),
 ]
 
 # ---------------------------------------------------------------- how to choose tokens

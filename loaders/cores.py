@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from penstock.errors import UsageError
+
+THREADS_MOST = 256  # of compute; each has a stack, and libraries make them all at once
 CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -19,6 +22,19 @@ def usable_cores() -> int:
     else:
         cores = os.cpu_count() or 1
     return max(1, min([cores, *cpu_quotas()]))
+
+
+def compute_threads(asked: int | None) -> int:
+    """Threads to compute on: as many as are asked for; None: one a core.
+
+    Raises:
+        UsageError: fewer than one, or more than any machine has a use for.
+    """
+    if asked is None:
+        return min(usable_cores(), THREADS_MOST)
+    if not 1 <= asked <= THREADS_MOST:
+        raise UsageError(f"threads is {asked}, expected 1 to {THREADS_MOST}")
+    return asked
 
 
 def cpu_quotas(root: Path = CGROUPS, own: Path = OWN) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from penstock.errors import BudgetError, UsageError
 from penstock.loaders.bundle import Bundle
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.probe import DeviceProfile
 from penstock.runtime.budget import available_memory, format_size
 from penstock.runtime.plan import LayerPlan, Plan
@@ -28,7 +28,6 @@ MERGE_GAP_MOST = 32 << 10
 BURST_DEPTH = 64  # what storage has to like for that
 DEPTH_MOST = 256
 THREADS_MOST = 32  # each read of that back end holds a thread and its stacks
-COMPUTE_THREADS_MOST = 256
 MODES = ("predictor", "exact", "dense")
 
 
@@ -57,9 +56,7 @@ def make_plan(bundle: Bundle, profile: DeviceProfile, options: PlanOptions) -> P
     context = options.context or min(config.context, 2048)
     if not 1 <= context <= config.context:
         raise UsageError(f"context must be 1 to {config.context} tokens, not {context}")
-    threads = options.threads or min(usable_cores(), COMPUTE_THREADS_MOST)
-    if not 1 <= threads <= COMPUTE_THREADS_MOST:
-        raise UsageError(f"threads must be 1 to {COMPUTE_THREADS_MOST}, not {threads}")
+    threads = compute_threads(options.threads or None)  # 0 means: choose
     least = _Fixed.of(bundle, config, options.mode, context, 8, bundle.stride * 32)
     if options.memory is None and options.ffn_share is not None:
         allowed = least.total + bundle.ffn_bytes + (64 << 20)

@@ -34,7 +34,7 @@ from penstock.export.captioner_bundle import write_captioner
 from penstock.export.gates import Floors, GateError, change_gate, with_gates
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.partial_file import check_writable, keep_file
 
 MOST_PHOTOS = 32  # that the check looks at, the first of those given
@@ -76,7 +76,7 @@ def export_captioner(
         BackendMissingError: torch, transformers, onnx, onnxruntime or Pillow is not installed.
         StorageError, UsageError.
     """
-    path = Path(out)
+    path, threads = Path(out), compute_threads(threads)
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already; give another name, or ask for overwriting")
     check_writable(path)
@@ -124,11 +124,10 @@ def _checked(
     plain: Path,
     made: Path,
     images: list[NDArray[np.uint8]],
-    threads: int | None,
+    threads: int,
 ) -> ArtifactReport:
     """The report with metrics, latencies and gates that come from running the files."""
     steps = min(STEPS, read.manifest["generation"]["most_tokens"])
-    threads = threads or usable_cores()
     try:
         with open_exported(plain, threads) as before:
             off = torch_difference(read.network, before.network, images[0], steps)

@@ -42,7 +42,7 @@ from penstock.export.gguf.tensor_types import TypeChoice
 from penstock.export.gguf.weights import GgufWeights, Weights, open_weights
 from penstock.export.report import Progress, ProgressCallback
 from penstock.export.texts import read_text
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.gguf_file import read_gguf
 from penstock.loaders.partial_file import check_writable, partial_file
 
@@ -98,7 +98,7 @@ def export_gguf(
     text = read_text(evaluation, "evaluation.txt") if evaluate else ""
     weights = open_weights(source)
     importance = None if imatrix is None else read_importance(imatrix)
-    workers = threads or usable_cores()
+    workers = compute_threads(threads)
     seconds: dict[str, float] = {}
     with _timed(seconds, "plan"):
         if choice is None:

@@ -35,7 +35,7 @@ from penstock.export.lightcap.graphs import LightCapGraphs, export_graphs
 from penstock.export.lightcap.int8 import ENCODER_RECIPES, Pixels, quantize_graphs
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.partial_file import check_writable, keep_file
 
 TORCH_TOLERANCE = 2e-3  # of log-probabilities; float32 sums in another order
@@ -80,7 +80,7 @@ def export_lightcap(
         GateError: the artifact was made and refused.
         FormatError, UsageError, StorageError, BackendMissingError.
     """
-    path, clock = Path(out), StageClock(progress)
+    path, clock, threads = Path(out), StageClock(progress), compute_threads(threads)
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already; give another name, or ask for overwriting")
     check_writable(path)
@@ -100,7 +100,6 @@ def export_lightcap(
     manifest = _manifest(folder, beams, max_tokens, length_penalty)
     with clock("export"):
         graphs = export_graphs(folder)
-    threads = threads or usable_cores()
     with tempfile.TemporaryDirectory(prefix=".penstock-", dir=path.parent) as temporary:
         plain, made = Path(temporary) / "float32", Path(temporary) / "artifact"
         _write(plain, folder, manifest, graphs, "float32")

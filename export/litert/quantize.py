@@ -32,7 +32,7 @@ from penstock.export.quantization_job import QuantizationJob, left_float
 from penstock.export.report import Progress, ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.export.target_file import check_target
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.tensor_graph import TensorGraph
 from penstock.loaders.tflite_file import read_tflite
 
@@ -96,7 +96,7 @@ def quantize_tflite(
         model = repaired_model(source)
     job = _Job(
         source, model.graph.inputs, open_litert, calibration, evaluation, samples,
-        threads or usable_cores(), clock, progress, model, recipe,
+        compute_threads(threads), clock, progress, model, recipe,
     )  # fmt: skip
     return job.finish(*job.quantized(search), out, floors)
 

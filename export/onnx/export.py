@@ -38,7 +38,7 @@ from penstock.export.quantize import DataPaths
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.export.target_file import check_target
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.onnx_file import read_onnx, read_onnx_bytes
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.tensor_graph import TensorGraph, TensorSpec
@@ -99,7 +99,7 @@ def export_onnx(
     }  # fmt: skip
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     check_target(path or Path(os.devnull), out, overwrite, ".onnx", "an ONNX model")
-    clock, cores = StageClock(), threads or usable_cores()
+    clock, cores = StageClock(), compute_threads(threads)
     with tempfile.TemporaryDirectory(prefix="penstock-onnx-") as folder:
         if path is not None and path.suffix.lower() == ".onnx":
             name, nbytes, original = str(path), read_onnx(path).size, path

@@ -35,7 +35,7 @@ from penstock.export.quantization_job import SHOWN_LAYERS, QuantizationJob, left
 from penstock.export.report import ProgressCallback
 from penstock.export.stage_clock import StageClock
 from penstock.export.target_file import check_target
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.onnx_file import read_onnx
 from penstock.loaders.tensor_graph import TensorGraph
 
@@ -81,7 +81,7 @@ def quantize_onnx(
     """
     recipe = parse_recipe(recipe) if isinstance(recipe, str) else recipe
     search, floors = search or PrecisionSearch(), floors or Floors()
-    cores = threads or usable_cores()
+    cores = compute_threads(threads)
     source, out = Path(source), Path(out)
     check_target(source, out, overwrite, ".onnx", "an ONNX model")
     if recipe.calibrated and calibration is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from penstock.errors import FormatError, UsageError
-from penstock.loaders.cores import usable_cores
+from penstock.errors import FormatError
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.file_kind import ONNX, TFLITE, file_kind
 from penstock.loaders.onnx_file import read_onnx
 from penstock.loaders.tensor_graph import TensorGraph
@@ -32,11 +32,10 @@ def open_model(
         BackendMissingError: the library is not installed.
         StorageError, UsageError.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}, expected 1 or more")
+    threads = compute_threads(threads)
     graph = read_graph(path)
     backend = OnnxModel if graph.format == ONNX else LitertModel
-    return backend(graph, threads or usable_cores())
+    return backend(graph, threads)
 
 
 def read_graph(path: str | os.PathLike[str]) -> TensorGraph:

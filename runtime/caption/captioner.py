@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from penstock.errors import StorageError, UsageError
 from penstock.loaders.captioner_file import CaptionerFile
 from penstock.loaders.closing import Closing
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.runtime.caption.beam_search import BeamOptions, StepModel, beam_search
 from penstock.runtime.caption.manifest import generation_options, most_tokens
 
@@ -176,10 +176,9 @@ def load_captioner(
         BackendMissingError: onnxruntime or Pillow is not installed.
         StorageError, UsageError.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}, expected 1 or more")
+    threads = compute_threads(threads)
     with CaptionerFile(embedded_captioner() if path is None else path) as file:
-        return Captioner(file, threads or usable_cores())
+        return Captioner(file, threads)
 
 
 def embedded_captioner() -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from penstock import _native
 from penstock.errors import BudgetError, UsageError
-from penstock.loaders.cores import usable_cores
+from penstock.loaders.cores import compute_threads
 from penstock.loaders.probe import DeviceProfile
 from penstock.loaders.weight_map import WeightMap, streamed_pages
 from penstock.runtime.budget import available_memory, format_size
@@ -197,7 +197,7 @@ def _try(
         least=least,
         context=context,
         batch=min(batch, context),
-        threads=options.threads or usable_cores(),
+        threads=compute_threads(options.threads),
         kv_type=kv_type,
         kv_cache=kv_cache,
         buffers=buffers,

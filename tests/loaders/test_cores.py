@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.loaders.cores import cpu_quotas, usable_cores
+from penstock.errors import UsageError
+from penstock.loaders.cores import THREADS_MOST, compute_threads, cpu_quotas, usable_cores
 from tests.runtime.cgroups import make_cgroup
 
 Find = Callable[..., list[int]]
@@ -112,6 +113,19 @@ def test_without_affinity_it_is_the_machine(monkeypatch: pytest.MonkeyPatch) -> 
     for count, cores in ((6, 6), (None, 1)):
         monkeypatch.setattr("os.cpu_count", lambda count=count: count)
         assert usable_cores() == cores
+
+
+def test_threads_are_as_asked_for_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.loaders.cores.usable_cores", lambda: 5)
+    assert [compute_threads(asked) for asked in (None, 1, 7, THREADS_MOST)] == [5, 1, 7, 256]
+    monkeypatch.setattr("penstock.loaders.cores.usable_cores", lambda: 512)
+    assert compute_threads(None) == THREADS_MOST
+
+
+@pytest.mark.parametrize("asked", [0, -1, 257, 99_999])
+def test_threads_that_no_machine_has_a_use_for_are_refused(asked: int) -> None:
+    with pytest.raises(UsageError, match=f"threads is {asked}, expected 1 to 256"):
+        compute_threads(asked)
 
 
 CHILD = """

@@ -97,7 +97,7 @@ def test_absurd_threads_are_refused(threads: int) -> None:
     if threads == 0:  # means: choose
         assert penstock.plan(embedded_model(), threads=threads).threads >= 1
         return
-    with pytest.raises(UsageError, match="threads must be 1 to 256"):
+    with pytest.raises(UsageError, match="expected 1 to 256"):
         load_bundle(embedded_model(), threads=threads)
 
 
