@@ -9,6 +9,7 @@ those of a part.) Only when one window at a time does not fit, the training is r
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 VALUES_PER_PARAMETER = 4  # weight, gradient, Adam's mean and variance
-ACTIVATION_FACTOR = 2.0  # their gradients, and what a convolution unfolds
-STEADY_BYTES = 1 << 20  # the loop's own: batches, optimizer, Python
+ACTIVATION_FACTOR = 2.5  # their gradients, what a convolution unfolds, what the allocator keeps
+STEADY_BYTES = 2 << 20  # the loop's own: batches, optimizer, Python
 PROBE_WINDOWS = (2, 6)
 
 
@@ -81,7 +82,7 @@ def measure_need(
     constant = max(0, kept_few - few * each)
     return MemoryNeed(
         VALUES_PER_PARAMETER * parameters + held_bytes + constant + STEADY_BYTES,
-        int(ACTIVATION_FACTOR * each),
+        math.ceil(ACTIVATION_FACTOR * each),
     )
 
 
