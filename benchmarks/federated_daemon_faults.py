@@ -1,0 +1,442 @@
+"""What is done to a federation of real processes, and what is checked afterwards.
+
+After every fault: the run ends; every round is in the journal once; no device counts twice in a
+round, and what counts is each device's samples, once; no sample is gone from a device's store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.federated_daemon_processes import CLASSES, PER_CLASS, Device, Federation
+from benchmarks.federated_daemon_stock import Stock
+from penstock.federated.arrays import digest
+from penstock.federated.client.store import Store
+from penstock.federated.daemon.config import load_config
+from penstock.federated.server.checkpoint import read_newest
+from penstock.federated.server.processes import descendants
+
+PATIENCE_S = 900.0
+LONG = 300  # epochs that last some seconds, so that a fault meets a training
+SAMPLES = CLASSES * PER_CLASS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row: what happened, ours in words, the bars that were missed, the figures."""
+
+    name: str
+    ours: str
+    stock: str
+    missed: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def check(federation: Federation, rounds: int) -> list[str]:
+    """What is wrong with a run that ended; empty: nothing."""
+    wrong = []
+    records = federation.records()
+    numbers = [record.round_number for record in records]
+    if numbers != list(range(1, rounds + 1)):
+        wrong.append(f"the journal has rounds {numbers}")
+    known = set(federation.identities.values())
+    for record in records:
+        if len(set(record.devices)) != len(record.devices) or not set(record.devices) <= known:
+            wrong.append(f"round {record.round_number} counts {record.devices}")
+        if record.examples != SAMPLES * len(record.devices):
+            wrong.append(f"round {record.round_number} counts {record.examples} examples")
+    for device in federation.devices:
+        settings = load_config(device.config)
+        with Store.open(settings.store) as store:
+            found = store.counts().labelled
+        if found != SAMPLES:
+            wrong.append(f"{device.name} has {found} of {SAMPLES} samples")
+    return wrong
+
+
+def client_killed(folder: Path) -> Fault:
+    """SIGKILL to all of a device's processes in training; it is started again at once."""
+    rounds = 8
+    federation = Federation(folder, (1.0, 0.75, 0.5), rounds=rounds, epochs=LONG, least=2)
+    with running(federation):
+        victim = federation.devices[0]
+        in_training(federation, victim, after_round=1)
+        victim.kill_all()
+        killed, before = time.monotonic(), len(federation.records())
+        victim.start()
+        federation.wait_for_round(before + 1, PATIENCE_S)
+        next_s = time.monotonic() - killed
+        name = federation.identities[victim.name]
+
+        def back() -> bool:
+            return any(name in r.devices for r in federation.records()[before + 1 :])
+
+        back_s = federation.wait_for("the device is back", back, PATIENCE_S) + next_s
+        federation.finish(PATIENCE_S)
+    counted = sum(name in record.devices for record in federation.records())
+    return Fault(
+        "client killed (-9) in training, started again",
+        f"round ended {next_s:.0f} s after the kill, device counts again {back_s:.0f} s after it "
+        f"({counted} of {rounds} rounds)",
+        "",
+        check(federation, rounds),
+        {"next_round_s": next_s, "back_s": back_s},
+    )
+
+
+def server_killed(folder: Path) -> Fault:
+    """SIGKILL to SuperLink, which the server starts again; then to the server, which is resumed;
+    then the same federation undisturbed, which must give the same bits."""
+    rounds = 5
+    federation = Federation(folder, (1.0, 0.75, 0.5), rounds=rounds, epochs=LONG)
+    with running(federation):
+        in_training(federation, federation.devices[0], after_round=1)
+        before = len(federation.records())
+        os.kill(superlink_pid(federation), signal.SIGKILL)
+        link_s = federation.wait_for_round(before + 1, PATIENCE_S)
+        in_training(federation, federation.devices[0], after_round=before + 1)
+        assert federation.server is not None
+        before = len(federation.records())
+        federation.server.kill()
+        federation.server.wait()
+        federation.start_server("--resume")
+        server_s = federation.wait_for_round(before + 1, PATIENCE_S)
+        facts = federation.finish(PATIENCE_S)
+    missed = check(federation, rounds)
+    disturbed = read_newest(federation.run_folder, print)
+    for path in federation.run_folder.glob("*"):
+        if path.name != "certificates":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with running(federation):
+        federation.finish(PATIENCE_S)
+    calm = read_newest(federation.run_folder, print)
+    assert disturbed is not None and calm is not None
+    same = digest(disturbed.state) == digest(calm.state)
+    if not same:
+        missed.append("the resumed run's model differs from an undisturbed run's")
+    return Fault(
+        "SuperLink killed (-9), then the server (-9) with --resume",
+        f"next round {link_s:.0f} s after SuperLink's death, {server_s:.0f} s after the server's; "
+        f"{facts['rounds']} rounds; final model {'equal bit by bit to' if same else 'unlike'} an "
+        "undisturbed run's",
+        "",
+        missed,
+        {"after_superlink_s": link_s, "after_server_s": server_s},
+    )
+
+
+def network_cut(folder: Path) -> Fault:
+    """A device in a network namespace of its own; its link is down for twenty seconds."""
+    rounds = 8
+    with namespace() as enter:
+        federation = Federation(
+            folder, (1.0, 0.75, 0.5), rounds=rounds, epochs=LONG, least=2, deadline_s=30.0
+        )
+        federation.write_settings(host="0.0.0.0")
+        victim = federation.devices[0]
+        victim.prefix, victim.address = enter, f"10.99.0.1:{federation.port}"
+        name = federation.identities[victim.name]
+        with running(federation):
+            in_training(federation, victim, after_round=1)
+            refused = control_status(enter, federation)
+            before = len(federation.records())
+            _ip("link", "set", "fl-here", "down")
+            cut = time.monotonic()
+            time.sleep(20)
+            _ip("link", "set", "fl-here", "up")
+            federation.wait_for(
+                "the device is back",
+                lambda: (
+                    any(name in r.devices for r in federation.records()[before:])
+                    and time.monotonic() - cut > 20
+                ),
+                PATIENCE_S,
+            )
+            back_s = time.monotonic() - cut
+            federation.finish(PATIENCE_S)
+    missed = check(federation, rounds)
+    if refused != 403:
+        missed.append(f"Control answered {refused} to another machine, expected 403")
+    return Fault(
+        "network of a device cut for 20 s in training",
+        f"other devices' rounds went on; the device counts again {back_s:.0f} s after the cut; "
+        f"Control from the other namespace: {refused}",
+        "",
+        missed,
+        {"back_s": back_s},
+    )
+
+
+def disk_full(folder: Path) -> Fault:
+    """The server's folder and a device's are small disks that fill up, and are free again."""
+    rounds = 6
+    small = [folder / "run", folder / "device0" / "state"]
+    with small_disks(small):
+        federation = Federation(folder, (1.0, 0.75, 0.5), rounds=rounds, epochs=LONG, least=2)
+        with running(federation):
+            for path in small:
+                in_training(
+                    federation, federation.devices[0], after_round=len(federation.records())
+                )
+                fill(path / "filler")
+                time.sleep(25)
+                (path / "filler").unlink()
+            federation.finish(PATIENCE_S)
+        missed = check(federation, rounds)
+        said = (federation.folder / "server.out").read_text(errors="replace")
+        refused = sum(len(record.refused) for record in federation.records())
+    noticed = "StorageError" in said
+    return Fault(
+        "disk full for 25 s: the server's, then a device's",
+        f"server {'said so and went on' if noticed else 'wrote nothing meanwhile'}; device refused "
+        f"or late in {refused} cases; {rounds} rounds",
+        "",
+        missed,
+    )
+
+
+def database_corrupt(folder: Path) -> Fault:
+    """The newest checkpoint, a device's store and SuperLink's database are damaged at rest."""
+    rounds = 4
+    federation = Federation(folder, (1.0, 0.75, 0.5), rounds=rounds, epochs=2)
+    settings = (folder / "server.toml").read_text()
+    (folder / "server.toml").write_text(settings + "database = true\n")
+    with running(federation):
+        federation.wait_for_round(2, PATIENCE_S)
+    newest = max(federation.run_folder.glob("round-*.safetensors"))
+    damage(newest)
+    damage(federation.run_folder / "flower" / "superlink.db")
+    store = load_config(federation.devices[0].config).store
+    damage(store)
+    with running(federation, "--resume"):
+        federation.finish(PATIENCE_S)
+    missed = check(federation, rounds)
+    said = (federation.folder / "server.out").read_text(errors="replace")
+    for words in ("falling back to the round before", "a new one begins"):
+        if words not in said:
+            missed.append(f"the server did not say {words!r}")
+    aside = len(list(store.parent.glob("*corrupt*")))
+    lost = [text for text in missed if "samples" in text]
+    return Fault(
+        "checkpoint, SuperLink's database and a device's store damaged at rest",
+        f"fell back one round; new SuperLink database; store moved aside ({aside}), "
+        + (lost[0] if lost else "all samples there"),
+        "",
+        [text for text in missed if text not in lost],  # a damaged page's own samples are gone
+    )
+
+
+FAULTS: dict[str, Callable[[Path], Fault]] = {
+    "client": client_killed,
+    "server": server_killed,
+    "network": network_cut,
+    "disk": disk_full,
+    "corrupt": database_corrupt,
+}
+
+
+# ---------------------------------------------------------------- stock Flower, the first two
+
+
+def stock_client_killed(folder: Path) -> str:
+    """The same to a stock SuperNode."""
+    flower = Stock(folder, nodes=3, rounds=4, epochs=LONG)
+    try:
+        flower.start_superlink()
+        nodes = [flower.start_supernode(number) for number in range(3)]
+        flower.run()
+        _until(lambda: len(flower.rounds()) >= 1)
+        _until(lambda: any("clientapp" in _words(pid) for pid in flower.family(nodes[0])))
+        for pid in flower.family(nodes[0]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        nodes[0].wait()
+        killed, before = time.time(), len(flower.rounds())
+        flower.start_supernode(0)
+        _until(lambda: len(flower.rounds()) > before)
+        seconds = flower.rounds()[before][0] - killed
+        good = flower.rounds()[before][2]
+        return f"round ended {seconds:.0f} s after the kill with {good} of 3 updates"
+    finally:
+        flower.close()
+
+
+def stock_server_killed(folder: Path) -> str:
+    """The same to a stock SuperLink with a database."""
+    flower = Stock(folder, nodes=3, rounds=4, epochs=LONG)
+    try:
+        flower.start_superlink()
+        for number in range(3):
+            flower.start_supernode(number)
+        run = flower.run()
+        _until(lambda: len(flower.rounds()) >= 1)
+        assert flower.superlink is not None
+        done = len(flower.rounds())
+        flower.superlink.kill()
+        flower.superlink.wait()
+        flower.start_superlink()
+        _until(lambda: flower.status(run).startswith("finished"), pause=5.0)
+        return f"run {flower.status(run)} after {done} of 4 rounds; nothing to resume"
+    finally:
+        flower.close()
+
+
+STOCK = {"client": stock_client_killed, "server": stock_server_killed}
+
+
+# ---------------------------------------------------------------- how it is done
+
+
+@contextmanager
+def running(federation: Federation, *options: str) -> Iterator[None]:
+    """Server and devices, ended at the end."""
+    try:
+        federation.start_server(*options)
+        federation.start_devices()
+        yield
+    finally:
+        federation.close()
+
+
+def in_training(federation: Federation, device: Device, after_round: int) -> None:
+    """Wait until a device trains, in a round after this one."""
+    if after_round:
+        federation.wait_for_round(after_round, PATIENCE_S)
+    status = device.folder / "state" / "status.json"
+
+    def trains() -> bool:
+        with suppress(OSError):
+            return '"training"' in status.read_text()
+        return False
+
+    federation.wait_for(f"{device.name} trains", trains, PATIENCE_S)
+    time.sleep(0.5)
+
+
+def superlink_pid(federation: Federation) -> int:
+    """Of the SuperLink that the server started."""
+    assert federation.server is not None
+    for pid in descendants(federation.server.pid):
+        if "superlink_process" in _words(pid):
+            return pid
+    raise RuntimeError("the server has no SuperLink")
+
+
+def _words(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
+@contextmanager
+def namespace() -> Iterator[list[str]]:
+    """A network namespace with one link to here; what a command begins with to run in it.
+
+    Raises:
+        RuntimeError: it is not allowed here.
+    """
+    try:
+        _ip("netns", "add", "fl-device")
+        _ip(
+            "link",
+            "add",
+            "fl-here",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "fl-there",
+            "netns",
+            "fl-device",
+        )
+        _ip("addr", "add", "10.99.0.1/24", "dev", "fl-here")
+        _ip("link", "set", "fl-here", "up")
+        for words in (
+            ("addr", "add", "10.99.0.2/24", "dev", "fl-there"),
+            ("link", "set", "fl-there", "up"),
+            ("link", "set", "lo", "up"),
+        ):
+            _ip("-n", "fl-device", *words)
+        yield ["ip", "netns", "exec", "fl-device"]
+    finally:
+        with suppress(RuntimeError):
+            _ip("link", "del", "fl-here")
+        with suppress(RuntimeError):
+            _ip("netns", "del", "fl-device")
+
+
+def control_status(enter: list[str], federation: Federation) -> int:
+    """HTTP status that Control gives to a request from the namespace."""
+    code = (
+        "import ssl,urllib.request as u,urllib.error as e\n"
+        f"c=ssl.create_default_context(cafile='{federation.run_folder}/certificates/ca.pem')\n"
+        f"try: print(u.urlopen('https://10.99.0.1:{federation.port}/v1/control/list-runs',"
+        "data=b'',context=c,timeout=20).status)\n"
+        "except e.HTTPError as x: print(x.code)\n"
+    )
+    done = subprocess.run([*enter, sys.executable, "-c", code], capture_output=True, text=True)
+    return int(done.stdout or 0)
+
+
+@contextmanager
+def small_disks(paths: list[Path]) -> Iterator[None]:
+    """File systems of 12 MB at these folders.
+
+    Raises:
+        RuntimeError: it is not allowed here.
+    """
+    mounted: list[Path] = []
+    try:
+        for path in paths:
+            path.mkdir(parents=True, exist_ok=True)
+            _run("mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(path))
+            mounted.append(path)
+        yield
+    finally:
+        for path in mounted:
+            with suppress(RuntimeError):
+                _run("umount", "-l", str(path))
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room."""
+    with open(path, "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+
+
+def damage(path: Path) -> None:
+    """Overwrite the middle of a file, as a bad sector would."""
+    if not path.exists():
+        return
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xa5" * min(512, size // 4))
+
+
+def _ip(*words: str) -> None:
+    _run("ip", *words)
+
+
+def _run(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+def _until(met: Callable[[], bool], pause: float = 0.05) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not met():
+        if time.monotonic() > until:
+            raise RuntimeError(f"not within {PATIENCE_S:g} s")
+        time.sleep(pause)
