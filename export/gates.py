@@ -22,11 +22,21 @@ class Floors:
     Attributes:
         metrics: the worst value allowed of a metric, by name: `{"accuracy": 0.85}`. For a metric
             of which less is better it is the greatest.
-        min_ratio: times smaller than the source; None: smaller at all.
+        min_ratio: times smaller than the source, above 0; None: smaller at all.
+
+    Raises:
+        UsageError: `min_ratio` is no such number: one below 0 would hold nothing back.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     min_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        ratio = self.min_ratio
+        if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
+            raise UsageError(
+                f"the least ratio (--min-ratio) is {ratio:g}, expected a number above 0, such as 3"
+            )
 
 
 class GateError(PenstockError):

@@ -30,12 +30,22 @@ class PrecisionSearch:
         target_bytes: the mix of least noise in a file of at most so many bytes.
         max_drop: the smallest mix that loses at most so much accuracy, 0.01 for a point.
         samples: to measure layers and mixes on; None: 16, and with `max_drop` all.
+
+    Raises:
+        UsageError: `max_drop` is no share below 1: 5 is not five points.
     """
 
     sensitivity: bool = False
     target_bytes: int | None = None
     max_drop: float | None = None
     samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise UsageError(
+                f"the greatest drop (--max-drop) is {self.max_drop:g}, expected 0 or more and less "
+                "than 1; 0.01 is a point"
+            )
 
     @property
     def mixes(self) -> bool:

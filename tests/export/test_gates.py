@@ -45,11 +45,16 @@ def test_floors_of_metrics(metrics: dict[str, float], wrong: list[str]) -> None:
 def test_sizes() -> None:
     assert failed(with_gates(MADE, Floors(min_ratio=2.5))) == []
     assert failed(with_gates(MADE, Floors(min_ratio=2.51))) == ["min-ratio"]
-    assert failed(with_gates(MADE, Floors(min_ratio=math.nan))) == ["min-ratio"]
     same = replace(MADE, artifact_bytes=1000)
     assert failed(with_gates(same, Floors())) == ["smaller"]
     assert with_gates(same, Floors(), shrinks=False).gates == ()
     assert failed(with_gates(same, Floors(min_ratio=1.1), shrinks=False)) == ["min-ratio"]
+
+
+@pytest.mark.parametrize("ratio", [-1.0, 0.0, math.nan, math.inf])
+def test_ratios_that_hold_nothing(ratio: float) -> None:
+    with pytest.raises(UsageError, match="the least ratio .* is .*, expected a number above 0"):
+        Floors(min_ratio=ratio)
 
 
 def test_what_changed_nothing_did_nothing() -> None:
