@@ -7,7 +7,7 @@ changed nothing and says it is done, a "quantized" file that is larger, an accur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,6 +70,22 @@ def parse_floors(texts: list[str]) -> dict[str, float]:
     return floors
 
 
+def check_metrics(floors: Floors, taken: Iterable[str]) -> None:
+    """Whether all metrics that have a floor are taken.
+
+    Raises:
+        UsageError: one is not.
+    """
+    names = list(taken)
+    for name, floor in floors.metrics.items():
+        if name not in names:
+            need = "; accuracy needs labels (--labels)" if name == "accuracy" else ""
+            raise UsageError(
+                f"there is no metric '{name}' to hold at {floor:g}; taken: "
+                f"{', '.join(names) or 'none'}{need}"
+            )
+
+
 def load_gate(artifact: Path, load: Callable[[Path], object]) -> Gate:
     """Whether the artifact can be loaded by what will run it; `load` closes what it opens."""
     try:
@@ -99,13 +115,10 @@ def with_gates(report: ArtifactReport, floors: Floors, *, shrinks: bool = True) 
     if shrinks or floors.min_ratio is not None:
         gates.append(_size_gate(report, floors.min_ratio))
     by_name = {metric.name: metric for metric in report.metrics}
-    for name, floor in floors.metrics.items():
-        if name not in by_name:
-            if not report.passed:
-                continue
-            taken = ", ".join(by_name) or "none"
-            raise UsageError(f"there is no metric '{name}' to hold at {floor}; taken: {taken}")
-        metric = by_name[name]
+    if report.passed:
+        check_metrics(floors, by_name)
+    for name in [name for name in floors.metrics if name in by_name]:
+        metric, floor = by_name[name], floors.metrics[name]
         better = metric.after >= floor if metric.higher_is_better else metric.after <= floor
         wanted = "at least" if metric.higher_is_better else "at most"
         gates.append(Gate(name, better, f"{metric.after:.4f}, wanted {wanted} {floor:g}"))

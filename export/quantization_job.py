@@ -8,9 +8,9 @@ from pathlib import Path
 
 from penstock.export.artifact_check import Open, check_artifact
 from penstock.export.artifact_report import ArtifactReport
-from penstock.export.comparison import evaluator
+from penstock.export.comparison import compare_models, evaluator
 from penstock.export.dataset import Dataset, synthetic
-from penstock.export.gates import Floors, GateError, with_gates
+from penstock.export.gates import Floors, GateError, check_metrics, with_gates
 from penstock.export.mixed_precision import FLOAT, PrecisionBuilder
 from penstock.export.precision_search import (
     Found,
@@ -47,6 +47,18 @@ class QuantizationJob:
     threads: int
     clock: StageClock
     progress: ProgressCallback | None
+
+    def check_floors(self, floors: Floors) -> None:
+        """Say before the work that a metric with a floor will not be taken.
+
+        Raises:
+            UsageError: see `check_metrics`; or as `compare_models`.
+        """
+        if floors.metrics:
+            data, _, _ = self.report_data()
+            with self.open_model(self.source, self.threads) as model:
+                taken = compare_models(model, model, data, limit=1)
+            check_metrics(floors, [metric.name for metric in taken])
 
     def search(self, builder: PrecisionBuilder, search: PrecisionSearch) -> Found:
         """Rank the layers, and choose a mix where one is wanted; see `search_precisions`."""

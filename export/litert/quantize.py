@@ -98,6 +98,7 @@ def quantize_tflite(
         source, model.graph.inputs, open_litert, calibration, evaluation, samples,
         compute_threads(threads), clock, progress, model, recipe,
     )  # fmt: skip
+    job.check_floors(floors)
     return job.finish(*job.quantized(search), out, floors)
 
 

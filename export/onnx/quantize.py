@@ -110,6 +110,7 @@ def quantize_onnx(
         source, graph.inputs, open_onnx, calibration, evaluation, samples, cores, clock, progress,
         prepared, graph, recipe,
     )  # fmt: skip
+    job.check_floors(floors)
     return job.finish(*job.quantized(search), out, floors)
 
 

@@ -18,6 +18,7 @@ from penstock.errors import (
 from penstock.export.dataset import open_dataset
 from penstock.export.gates import Floors, GateError
 from penstock.export.onnx.quantize import quantize_onnx
+from penstock.export.report import Progress
 from penstock.loaders.onnx_file import read_onnx
 from penstock.runtime.backends.open_model import open_model
 from penstock.runtime.backends.tiny_models import onnx_model, onnx_value
@@ -146,6 +147,23 @@ def test_floors(matmul_model: Path, tmp_path: Path, floors: Floors, gate: str | 
     if isinstance(refused.value, GateError):
         assert [g.name for g in refused.value.report.gates if not g.passed] == [gate]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_metric_that_will_not_be_taken_is_said_before_the_work(
+    conv_model: Path, samples: Make, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    with pytest.raises(UsageError, match=r"no metric 'accuracy' .* needs labels \(--labels\)"):
+        quantize_onnx(
+            conv_model,
+            tmp_path / "small.onnx",
+            "static-int8",
+            calibration=samples(conv_model, 4),
+            floors=Floors({"sqnr_db": 1.0, "accuracy": 0.9}),
+            threads=1,
+            progress=seen.append,
+        )
+    assert seen == []
 
 
 def test_labels_give_the_accuracy(conv_model: Path, samples: Make, tmp_path: Path) -> None:
