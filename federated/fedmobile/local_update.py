@@ -14,6 +14,7 @@ import numpy as np
 
 from penstock.errors import UsageError
 from penstock.federated.fedmobile.losses import (
+    alignment,
     consistency_loss,
     distillation_loss,
     labelled_loss,
@@ -26,6 +27,8 @@ from penstock.federated.training.data import TrainingData
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+FORWARD_BATCH = 64  # without gradients, so this takes less memory than a step
 
 
 class FedMobileUpdate:
@@ -61,6 +64,7 @@ class FedMobileUpdate:
         self._epochs, self._batch = epochs, batch
         self._previous = previous
         self._teacher = teacher if len(data.unlabelled) else None
+        self._shift = self._alignment() if self._teacher is not None else None
         self.labelled = len(data.labelled)
         self._sure = np.zeros(len(data), bool)
 
@@ -103,11 +107,22 @@ class FedMobileUpdate:
             total = total + settings.distillation * kept / len(whole)
         if self._teacher is not None and len(weak):
             with torch.no_grad():
-                opinion = self._teacher(torch.from_numpy(weak))
+                opinion = self._teacher(torch.from_numpy(weak)) + self._shift
             agreed, sure = consistency_loss(opinion, logits[-len(weak) :], settings.threshold)
             self._sure[part.unlabelled] = sure.numpy()
             total = total + settings.consistency * agreed / len(whole.unlabelled)
         return total
+
+    def _alignment(self) -> torch.Tensor:
+        """From the teacher as it is before the first step, over all unlabelled windows."""
+        import torch
+
+        assert self._teacher is not None
+        unlabelled = torch.from_numpy(self._data.inputs[self._data.unlabelled])
+        labels = torch.from_numpy(self._data.labels[self._data.labelled])
+        with torch.no_grad():
+            said = [self._teacher(part) for part in torch.split(unlabelled, FORWARD_BATCH)]
+            return alignment(labels, torch.cat(said), self._settings.alignment)
 
     def step_done(self) -> None:
         """A moving-mean teacher follows the model, running statistics included."""

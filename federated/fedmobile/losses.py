@@ -1,4 +1,4 @@
-"""The three losses of FedMobile-style learning, on logits.
+"""The losses of FedMobile-style learning, on logits.
 
     L = CE(labelled) + lambda_u consistency(unlabelled) + lambda_d distillation(all)
 
@@ -19,6 +19,22 @@ def labelled_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     from torch.nn import functional
 
     return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def alignment(labels: torch.Tensor, teacher_logits: torch.Tensor, strength: float) -> torch.Tensor:
+    """What to add to a teacher's logits so that its classes come as often as the labels say
+    (distribution alignment: ReMixMatch, Berthelot et al., ICLR 2020, section 3.1).
+
+    Args:
+        labels: int64 [n] of the device's labelled windows; each class is counted once more.
+        teacher_logits: [m, classes] of its unlabelled windows, m >= 1.
+        strength: 0, nothing, to 1, the whole ratio of the two distributions.
+    """
+    classes = teacher_logits.shape[1]
+    counts = labels.bincount(minlength=classes).to(teacher_logits.dtype) + 1
+    wanted = counts / counts.sum()
+    seen = teacher_logits.softmax(dim=1).mean(dim=0).clamp_min(1e-3)
+    return strength * (wanted / seen).log()
 
 
 def consistency_loss(

@@ -16,6 +16,7 @@ _RANGES = {
     "distillation": (0.0, 1e3),
     "temperature": (0.1, 100.0),
     "ema_decay": (0.0, 1.0),
+    "alignment": (0.0, 1.0),
     "unlabelled_per_labelled": (0, 1024),
     "confident_weight": (0.0, 1.0),
     "exemplars_per_class": (0, 10_000),
@@ -32,6 +33,9 @@ class FedMobileSettings:
         teacher: who labels: "round", the global model as received; "ema", a moving mean of the
             model in training.
         ema_decay: of that mean, a step.
+        alignment: how far the teacher's probabilities are moved towards the share of classes among
+            the device's labels, before the threshold; 0: not at all. Without it a teacher trained
+            on few labels calls nearly all windows by the most common class.
         distillation: weight of staying close to the model of the previous chunk; 0: off.
         temperature: T of the distillation.
         unlabelled_per_labelled: unlabelled windows in a step for each labelled one of a batch.
@@ -45,10 +49,11 @@ class FedMobileSettings:
     """
 
     consistency: float = 1.0
-    threshold: float = 0.8
-    teacher: str = "round"
+    threshold: float = 0.9
+    teacher: str = "ema"
     ema_decay: float = 0.95
-    distillation: float = 1.0
+    alignment: float = 1.0
+    distillation: float = 0.3
     temperature: float = 2.0
     unlabelled_per_labelled: int = 4
     augment: bool = True

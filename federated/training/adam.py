@@ -6,10 +6,11 @@ device never gets back. The same kernel, called as a function, brings nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Kingma and Ba, ICLR 2015
 
@@ -18,15 +19,15 @@ class Adam:
     """For one local update: its moments begin at zero.
 
     Args:
-        module: whose parameters it changes.
+        parameters: what it changes; those that want no gradient stay.
         learning_rate: of every step.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float) -> None:
+    def __init__(self, parameters: Iterable[torch.Tensor], learning_rate: float) -> None:
         import torch
 
         self._rate = learning_rate
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self._parameters = [p for p in parameters if p.requires_grad]
         self._means = [torch.zeros_like(p) for p in self._parameters]
         self._squares = [torch.zeros_like(p) for p in self._parameters]
         self._counts = [torch.zeros(()) for _ in self._parameters]

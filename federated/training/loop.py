@@ -52,7 +52,7 @@ def run_loop(
         RefusedUpdateError: the loss is no longer finite.
     """
     module.train()
-    optimizer = Adam(module, learning_rate)
+    optimizer = Adam(module.parameters(), learning_rate)
     losses: list[float] = []
     for whole in update.batches(rng):
         if should_stop() or not budget.allows_step():

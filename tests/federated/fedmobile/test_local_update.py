@@ -52,7 +52,12 @@ def data() -> TrainingData:
 def test_the_sum_of_three_losses(data: TrainingData, augment: bool) -> None:
     student, teacher, previous = module(0), module(1, scale=8.0), module(2)
     settings = FedMobileSettings(
-        consistency=0.7, threshold=0.8, distillation=1.3, temperature=3.0, augment=augment
+        consistency=0.7,
+        threshold=0.8,
+        distillation=1.3,
+        temperature=3.0,
+        augment=augment,
+        alignment=0.5,
     )
     update = FedMobileUpdate(
         student, data, settings, epochs=1, batch=4, teacher=teacher, previous=previous
@@ -67,7 +72,10 @@ def test_the_sum_of_three_losses(data: TrainingData, augment: bool) -> None:
     seen = weak_view(labelled, rng) if augment else labelled
     strong = strong_view(unlabelled, rng)
     ce = -log_softmax(forward(student, seen))[np.arange(3), data.labels[data.labelled]].mean()
-    p_teacher = np.exp(log_softmax(forward(teacher, weak)))
+    counts = np.bincount(data.labels[data.labelled], minlength=3) + 1
+    usual = np.exp(log_softmax(forward(teacher, unlabelled))).mean(axis=0)
+    shift = 0.5 * np.log(counts / counts.sum() / usual)
+    p_teacher = np.exp(log_softmax(forward(teacher, weak) + shift))
     sure = p_teacher.max(axis=1) >= 0.8
     assert 0 < sure.sum() < 6, "the case must hold both kinds"
     picked = log_softmax(forward(student, strong))[np.arange(6), p_teacher.argmax(axis=1)]

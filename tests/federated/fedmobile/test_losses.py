@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from penstock.federated.fedmobile.losses import (  # noqa: E402
+    alignment,
     consistency_loss,
     distillation_loss,
     labelled_loss,
@@ -72,3 +73,19 @@ def test_distillation(temperature: float) -> None:
     assert given.grad.numpy() == pytest.approx(temperature * (q - p))
     assert of_previous.grad is None
     assert distillation_loss(given, given, temperature).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_alignment_moves_the_teacher_to_the_labels() -> None:
+    logits = random_logits(5, n=40) + np.array([4.0, 0, 0, 0, 0])  # all windows are of class 0
+    labels = np.array([1, 1, 1, 2])
+    shift = alignment(torch.tensor(labels), torch.tensor(logits), 1.0).numpy()
+    wanted = np.array([1, 4, 2, 1, 1]) / 9
+    seen = np.maximum(softmax(logits).mean(axis=0), 1e-3)
+    assert shift == pytest.approx(np.log(wanted / seen))
+    before, after = softmax(logits).mean(axis=0), softmax(logits + shift).mean(axis=0)
+    assert after[0] < 0.5 * before[0]
+    assert after[1] > 3 * before[1]
+    none = alignment(torch.tensor(labels), torch.tensor(logits), 0.0)
+    assert not none.any()
+    unlabelled = alignment(torch.zeros(0, dtype=torch.int64), torch.tensor(logits), 0.5)
+    assert unlabelled.numpy() == pytest.approx(0.5 * np.log(0.2 / seen))

@@ -17,7 +17,7 @@ def test_it_steps_as_the_paper_says() -> None:
     module = torch.nn.Linear(5, 3, bias=False)
     weight = module.weight.detach().numpy().astype(np.float64)
     mean, square = np.zeros_like(weight), np.zeros_like(weight)
-    adam = Adam(module, 0.03)
+    adam = Adam(module.parameters(), 0.03)
     rng = np.random.default_rng(0)
     for step in range(1, 21):
         inputs = rng.normal(size=(7, 5)).astype(np.float32)
@@ -36,7 +36,7 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     before = module[1].weight.clone()
     module[0](torch.ones(1, 2)).sum().backward()
-    Adam(module, 0.1).step()
+    Adam(module.parameters(), 0.1).step()
     assert torch.equal(module[1].weight, before)
 
 
