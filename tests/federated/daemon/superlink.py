@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,9 @@ class SuperLink:
     """The process; `stop`, `kill` and `start` again on the same database."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.folder, self.port, self.options = folder, free_port(), options
+        """Plain HTTP unless the options say otherwise."""
+        self.folder, self.port = folder, free_port()
+        self.options = options or ("--insecure",)
         self.database = folder / "superlink.db"
         self.address = f"127.0.0.1:{self.port}"
         self.start()
@@ -48,7 +51,6 @@ class SuperLink:
             self.process = subprocess.Popen(
                 [
                     str(Path(sys.executable).parent / "flower-superlink"),
-                    "--insecure",
                     "--disable-runtime-dependency-installation",
                     "--isolation",
                     "process",  # no SuperExec: the hand does what a ServerApp would
@@ -70,9 +72,13 @@ class SuperLink:
                 },
             )
         until = time.monotonic() + 120
+        scheme = "http" if "--insecure" in self.options else "https"
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # only: is it there
         while True:
             try:
-                with urllib.request.urlopen(f"http://{self.address}/health", timeout=2):
+                url = f"{scheme}://{self.address}/health"
+                with urllib.request.urlopen(url, timeout=2, context=trusting):
                     return
             except OSError:
                 if time.monotonic() > until or self.process.poll() is not None:
@@ -123,6 +129,12 @@ class Hand:
         from flwr.common.constant import SubStatus
 
         assert self.state.finish_task(self.task, SubStatus.COMPLETED, "")
+
+    def register(self, public_key: bytes) -> int:
+        """What `flwr supernode register` does."""
+        from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+
+        return int(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0))
 
     def nodes(self, run: int) -> set[int]:
         found: set[int] = self.state.get_nodes(run)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,6 @@ free_memory = "ignore"
 poll_idle_s = 0.3
 hang_s = {hang_s}
 """
-
-
-@pytest.fixture(scope="module")
-def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
-    made = SuperLink(tmp_path_factory.mktemp("superlink"))
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def hand(superlink: SuperLink) -> Hand:
-    return Hand(superlink.database)
 
 
 class Device:

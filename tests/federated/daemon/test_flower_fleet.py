@@ -1,0 +1,230 @@
+"""Each call to a real SuperLink, and the typed error of each way in which it fails."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from penstock.errors import BackendMissingError, UnsupportedModelError
+from penstock.federated.daemon import flower_fleet
+from penstock.federated.daemon.fleet_errors import (
+    BadMessage,
+    ClockWrong,
+    Forgotten,
+    NotAdmitted,
+    RunOver,
+    Unreachable,
+)
+from penstock.federated.daemon.flower_fleet import Fleet
+from penstock.federated.daemon.flower_messages import check_flower, part_ids, run_app
+from penstock.federated.daemon.identity import Identity, load_identity
+from tests.federated.daemon.superlink import Hand, SuperLink, free_port
+
+pytest.importorskip("flwr")
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Identity:
+    return load_identity(tmp_path)
+
+
+@pytest.fixture
+def fleet(identity: Identity, superlink: SuperLink) -> Iterator[Fleet]:
+    made = Fleet(superlink.address, identity.key, insecure=True)
+    yield made
+    made.leave()
+    made.close()
+
+
+def nothing() -> None:
+    """No sign of life is needed here."""
+
+
+def test_join_leave_and_the_lease(
+    fleet: Fleet, identity: Identity, superlink: SuperLink, hand: Hand
+) -> None:
+    run = hand.begin_run()
+    node = fleet.join()
+    fleet.heartbeat()
+    assert node in hand.nodes(run)
+    second = Fleet(superlink.address, identity.key, insecure=True)
+    with pytest.raises(NotAdmitted, match="lease") as caught:
+        second.join()
+    assert caught.value.lease
+    fleet.leave()
+    assert node not in hand.nodes(run)
+    assert second.join() == node, "the same key is the same node"
+    second.leave()
+    second.close()
+
+
+def test_a_message_there_and_back(fleet: Fleet, hand: Hand) -> None:
+    from flwr.app import Context, Message, RecordDict
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        assert message.content["arrays"]
+        return Message(RecordDict(), reply_to=message)
+
+    run = hand.begin_run()
+    node = fleet.join()
+    assert fleet.pull() is None
+    arrays = {"w": np.arange(3_000_000, dtype=np.float32), "n": np.array(3)}  # of three chunks
+    name = hand.ask(run, node, "train", None, arrays)
+    message = fleet.pull()
+    assert message is not None and (message.id, message.run_id, message.kind) == (
+        name,
+        run,
+        "train",
+    )
+    assert message.expires_at > time.time()
+    assert fleet.pull() is None, "it is handed out once"
+    parts = fleet.pull_parts(run, message.tree, nothing)
+    assert set(parts) == set(part_ids(message.tree))
+    assert fleet.pull_parts(run, message.tree, nothing) == parts, "until it is confirmed"
+    fleet.confirm(run, name)
+    reply = run_app(app, node, message.head, message.tree, parts)
+    fleet.send(run, reply, 0.5, nothing)
+    fleet.send(run, reply, 0.5, nothing)  # as after a crash before it was marked as sent
+    got = hand.reply(run, name)
+    assert not got.has_error() and got.metadata.reply_to_message_id == name
+
+    # What cannot be put together is an error reply, and the run's end is told from the network's.
+    with pytest.raises(BadMessage, match="do not make a message"):
+        run_app(app, node, message.head, message.tree, {})
+    other = hand.ask(run, node, "train", None, arrays)
+    late = fleet.pull()
+    assert late is not None
+    failed = run_app(BadMessage("no"), node, late.head, late.tree, {})
+    fleet.send(run, failed, 0.0, nothing)
+    assert hand.reply(run, other).error.reason == "no"
+    hand.end_run()
+    with pytest.raises(RunOver):
+        fleet.send(run, failed, 0.0, nothing)
+
+
+def test_a_node_that_the_server_does_not_know(fleet: Fleet) -> None:
+    fleet.join()
+    fleet.node_id += 1
+    with pytest.raises(Forgotten):
+        fleet.heartbeat()
+    with pytest.raises(Forgotten):
+        fleet.pull()
+    fleet.node_id -= 1
+
+
+@pytest.mark.parametrize(("seconds", "side"), [(3600, "ahead of"), (-3600, "behind")])
+def test_a_wrong_clock_is_named(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, seconds: int, side: str
+) -> None:
+    from flwr.supernode import node_auth_http_interceptor as signing
+
+    real = time.time
+    monkeypatch.setattr(
+        flower_fleet,
+        "time",
+        SimpleNamespace(time=lambda: real() + seconds, monotonic=time.monotonic, sleep=time.sleep),
+    )
+    monkeypatch.setattr(
+        signing,
+        "now",
+        lambda: datetime.datetime.fromtimestamp(real() + seconds, datetime.timezone.utc),
+    )
+    with pytest.raises(ClockWrong, match=rf"clock is \d+ s {side} the server's"):
+        fleet.join()
+
+
+def test_nobody_there_and_somebody_else(identity: Identity) -> None:
+    import http.server
+    import threading
+
+    alone = Fleet(f"127.0.0.1:{free_port()}", identity.key, insecure=True)
+    with pytest.raises(Unreachable, match="ConnectError"):
+        alone.join()
+    alone.close()
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    other = Fleet(f"127.0.0.1:{server.server_port}", identity.key, insecure=True)
+    with pytest.raises(Unreachable, match="no SuperLink"):
+        other.join()
+    other.close()
+    server.shutdown()
+    server.server_close()
+
+
+def test_tls_and_registered_keys(
+    tmp_path: Path, identity: Identity, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+    from penstock.federated.server.certificates import (
+        AUTHORITY,
+        CERTIFICATE,
+        KEY,
+        make_certificates,
+    )
+
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "certificates"
+    made.mkdir()
+    make_certificates(made, [])
+    link = SuperLink(
+        folder,
+        "--ssl-ca-certfile",
+        str(made / AUTHORITY),
+        "--ssl-certfile",
+        str(made / CERTIFICATE),
+        "--ssl-keyfile",
+        str(made / KEY),
+        "--enable-supernode-auth",
+    )
+    try:
+        authority = (made / AUTHORITY).read_bytes()
+        fleet = Fleet(link.address, identity.key, certificates=authority)
+        with pytest.raises(NotAdmitted, match="registered keys only") as caught:
+            fleet.join()
+        assert not caught.value.lease
+        number = Hand(link.database).register(public_key_to_bytes(identity.key.public_key()))
+        assert fleet.join() == number
+        fleet.leave()
+        fleet.close()
+        distrustful = Fleet(link.address, identity.key)  # the system's authorities
+        with pytest.raises(Unreachable, match="check .superlink. certificates"):
+            distrustful.join()
+        distrustful.close()
+    finally:
+        link.stop()
+
+
+def test_other_versions_of_flower(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.99.0")
+    with pytest.raises(UnsupportedModelError, match=r"Flower 1\.99\.0 is installed"):
+        check_flower()
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(BackendMissingError, match="penstock.federated."):
+        check_flower()
