@@ -25,17 +25,18 @@ from penstock.errors import RefusedUpdateError
 from penstock.federated.aggregation import Update, aggregate
 from penstock.federated.algorithm import Algorithm, Sent
 from penstock.federated.arrays import Arrays, copy_arrays
+from penstock.federated.fedconv.changes import dilate_onto, without_correction
 from penstock.federated.fedconv.compression import compress
 from penstock.federated.fedconv.device_memory import DeviceMemory
 from penstock.federated.fedconv.dilation import dilate
-from penstock.federated.fedconv.filters import new_filters
+from penstock.federated.fedconv.filters import FILTERED, new_filters
 from penstock.federated.fedconv.norm_statistics import settled_score, with_statistics
 from penstock.federated.fedconv.profiles import DEFAULT, Profile
 from penstock.federated.fedconv.quality_gate import Candidate, Passed, pass_gate
 from penstock.federated.fedconv.weighting import combine, new_weights, shares
 from penstock.federated.models.registry import ModelOptions, model_spec
 from penstock.federated.public_training import PublicSet, PublicTrainer, to_arrays, to_tensors
-from penstock.federated.slicing import static_channels
+from penstock.federated.slicing import extract, static_channels
 
 Transform = Callable[..., dict[str, Any]]
 
@@ -109,7 +110,7 @@ class FedConv(Algorithm):
                     f"{self.round_number}"
                 )
         if ordered:
-            tuned = [self._tuned(update) for update in ordered]
+            tuned = [self._returned(update) for update in ordered]
             dilated = [self._dilate(update) for update in tuned]
             self.arrays = self._weigh(tuned, dilated)
             if self.profile.server_trains == "end":
@@ -153,23 +154,31 @@ class FedConv(Algorithm):
             self.memory.compression[ratio] = passed.chosen.filters
         return passed.chosen.model
 
-    def _tuned(self, update: Update) -> Update:
+    def _returned(self, update: Update) -> Update:
+        """Tuned on the public samples, and without the compression's correction."""
         ratio = self._asked[update.device]
         epochs = self.profile.upload_epochs
         arrays = self._tune(dict(update.arrays), ratio, epochs, f"upload {update.device}")
+        if self.profile.dilates == "change" and ratio != 1.0:
+            sent = self._compressed[ratio]
+            arrays = without_correction(arrays, sent, self.arrays, self.spec, ratio)
         return Update(update.device, arrays, update.channels, update.weight)
 
     def _dilate(self, update: Update) -> Arrays:
         device, ratio = update.device, self._asked[update.device]
         if ratio == 1.0:
             return dict(update.arrays)
+        transform: Transform = dilate
+        if self.profile.dilates == "change":
+            cut = extract(self.arrays, self.spec, update.channels)
+            transform = dilate_onto(to_tensors(self.arrays), to_tensors(cut))
         if not self.profile.dilation_epochs and self.profile.start == "slice":
-            padded = dilate(to_tensors(update.arrays), {}, self.spec, ratio, self.profile)
-            return with_statistics(to_arrays(padded), 1.0, self.profile, self.trainer)
+            source = to_tensors(update.arrays)
+            return to_arrays(transform(source, {}, self.spec, ratio, self.profile))
         rng = self._rng(f"dilation {device}", ratio)
         kept = self.memory.dilation.get((device, ratio)) or self._fresh(ratio, rng)
         passed = self._through_gate(
-            update.arrays, kept, dilate, ratio, 1.0, self.profile.dilation_epochs, rng
+            update.arrays, kept, transform, ratio, 1.0, self.profile.dilation_epochs, rng
         )
         self.figures["paddings_taken"] += passed.fell_back
         if passed.chosen.filters:
@@ -185,11 +194,21 @@ class FedConv(Algorithm):
                 drawn = self._rng(f"weights {name}", 0.0)
                 self.memory.weights[name] = new_weights(self.spec, self.profile, drawn)
         models = _stack(dilated)
+        base: dict[str, Any] = {}
+        if self.profile.dilates == "change":  # weights then say how much of whose change to take
+            whole = to_tensors(self.arrays)
+            base = {t.name: whole[t.name] for t in self.spec if t.kind in FILTERED}
+            models |= {name: models[name] - value for name, value in base.items()}
         parts_of = shares(self.spec, updates, self.profile)
         parts = _stack([parts_of[device] for device in devices])
         weights = _stack([self.memory.weights[device] for device in devices])
         for weight in weights.values():
             weight.requires_grad_()
+
+        def assemble() -> dict[str, Any]:
+            made = combine(self.spec, models, parts, weights)
+            return made | {name: made[name] + value for name, value in base.items()} | buffers
+
         start = combine(self.spec, models, parts, {})
         buffers = {
             tensor.name: start[tensor.name]
@@ -198,7 +217,7 @@ class FedConv(Algorithm):
         }
         self.trainer.fit(
             list(weights.values()),
-            lambda: combine(self.spec, models, parts, weights) | buffers,
+            assemble,
             ratio=1.0,
             epochs=0 if self._out_of_time() else self.profile.weight_epochs,
             rate=self.profile.rate(self.profile.weight_rate, self.round_number),
@@ -207,7 +226,7 @@ class FedConv(Algorithm):
             by_batch=True,
         )
         # As released, the statistics are those that training on the public samples has moved.
-        result = to_arrays(combine(self.spec, models, parts, weights) | buffers)
+        result = to_arrays(assemble())
         result = with_statistics(result, 1.0, self.profile, self.trainer)
         score = settled_score(result, 1.0, self.profile, self.trainer)
         self.figures["weighted_accuracy"] = score.accuracy

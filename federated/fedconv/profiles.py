@@ -36,6 +36,9 @@ class Profile:
             release does it twice by mistake, which leaves weights of one sign only.
         flatten_linear: one kernel over the flattened inputs of a linear layer, channels and
             positions mixed, instead of one kernel a position over the channels.
+        dilates: what comes back from a device: "change": only what its training changed is dilated
+            and weighed, on top of the global model, so that a device that changes nothing changes
+            nothing; "model": the whole model, with the compression's corrections in it.
         weights: how aggregation weights start: "coverage": HeteroFL's mean of the devices that hold
             a value; "ones": the plain mean; "normal": drawn from N(0, 1) as in the release.
         recompute_norm: BatchNorm's statistics are taken anew from the public samples; else cut off
@@ -63,6 +66,7 @@ class Profile:
     start: Literal["slice", "random"]
     nonlinearity: int
     flatten_linear: bool
+    dilates: Literal["change", "model"]
     weights: Literal["coverage", "ones", "normal"]
     recompute_norm: bool
     gate: bool
@@ -114,6 +118,7 @@ DEFAULT = Profile(
     start="slice",
     nonlinearity=1,
     flatten_linear=False,
+    dilates="change",
     weights="coverage",
     recompute_norm=True,
     gate=True,
@@ -139,6 +144,7 @@ PAPER = Profile(
     start="random",
     nonlinearity=2,
     flatten_linear=True,
+    dilates="model",
     weights="normal",
     recompute_norm=False,
     gate=False,
