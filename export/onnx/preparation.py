@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from penstock.errors import FormatError, UnsupportedModelError
 from penstock.export.onnx.layers import Layer, weighted_layers
 from penstock.export.onnx.libraries import onnx_library, quantization, quiet_libraries
@@ -70,6 +72,19 @@ def prepare_model(source: Path, opset: int = PER_AXIS_OPSET) -> PreparedModel:
     name_nodes(model)
     drop_unused_domains(model)
     return PreparedModel(source, model, weighted_layers(model.graph), tuple(notes))
+
+
+def broken_layers(prepared: PreparedModel) -> list[Layer]:
+    """Those with NaN or infinity among their weights; tables that rows are taken from may have such
+    (masks are)."""
+    onnx = onnx_library()
+    tensors = {tensor.name: tensor for tensor in prepared.model.graph.initializer}
+    return [
+        layer
+        for layer in prepared.layers
+        if layer.operator != "Gather"
+        and not np.isfinite(onnx.numpy_helper.to_array(tensors[layer.weight])).all()
+    ]
 
 
 def free_constants(model: Any) -> None:

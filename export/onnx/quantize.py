@@ -24,6 +24,7 @@ from penstock.export.onnx.preparation import (
     INT4_OPSET,
     PER_AXIS_OPSET,
     PreparedModel,
+    broken_layers,
     prepare_model,
     without_shapes,
 )
@@ -100,18 +101,32 @@ def quantize_onnx(
     with clock("preparation"):
         int4 = recipe.kind == "weight-int4" or search.wanted or recipe.qdq
         prepared = prepare_model(source, INT4_OPSET if int4 else PER_AXIS_OPSET)
-    if not prepared.layers:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in list(graph.operators.items())[:SHOWN_LAYERS])
-        raise UsageError(
-            f"{source}: it has no layers with constant float weights to quantize (its operators: "
-            f"{kinds}); if it is quantized already, give the float model"
-        )
+    _check_layers(prepared, graph)
     job = _Job(
         source, graph.inputs, open_onnx, calibration, evaluation, samples, cores, clock, progress,
         prepared, graph, recipe,
     )  # fmt: skip
     job.check_floors(floors)
     return job.finish(*job.quantized(search), out, floors)
+
+
+def _check_layers(prepared: PreparedModel, graph: TensorGraph) -> None:
+    """Whether there is something to quantize, and all of it can be.
+
+    Raises:
+        UsageError: no layers, or weights that are not finite.
+    """
+    if not prepared.layers:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in list(graph.operators.items())[:SHOWN_LAYERS])
+        raise UsageError(
+            f"{prepared.source}: it has no layers with constant float weights to quantize (its "
+            f"operators: {kinds}); if it is quantized already, give the float model"
+        )
+    for layer in broken_layers(prepared):
+        raise UsageError(
+            f"{prepared.source}: weight '{layer.weight}' of layer '{layer.name}' has NaN or "
+            "infinity, and cannot be quantized"
+        )
 
 
 @dataclass

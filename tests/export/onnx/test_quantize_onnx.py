@@ -286,6 +286,22 @@ def test_a_model_without_layers(onnx: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "small.onnx").exists()
 
 
+@pytest.mark.parametrize("recipe", ["dynamic-int8", "weight-int4", "block-int4"])
+def test_weights_that_are_not_finite(
+    onnx: Any, matmul_model: Path, tmp_path: Path, recipe: str
+) -> None:
+    model = onnx.load(str(matmul_model))
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "w2")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[3, 5] = np.inf
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, "w2"))
+    path = tmp_path / "broken.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(UsageError, match=r"broken.onnx: weight 'w2' of layer 'second' has NaN or"):
+        quantize_onnx(path, tmp_path / "small.onnx", recipe, threads=1)
+    assert not (tmp_path / "small.onnx").exists()
+
+
 def test_int4_is_stored_in_half_bytes(onnx: Any, conv_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
     quantize_onnx(conv_model, out, "weight-int4", threads=1)
