@@ -75,19 +75,9 @@ def _footprints(rounds: int, stock: bool) -> list[footprint.Footprint]:
 
 
 def _footprint_table(rows: list[footprint.Footprint]) -> Table:
-    table = Table(
-        title="one device's processes, and a round of two devices that train next to nothing"
-    )
-    for name in (
-        "",
-        "idle RSS",
-        "idle PSS",
-        "training RSS",
-        "training PSS",
-        "round",
-        "first round",
-    ):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Table(title="processes of one device of three, and a round that trains next to nothing")
+    for name in ("", "idle RSS", "idle PSS", "training RSS", "training PSS", "empty round"):
+        table.add_column(name, justify="right" if name else "left")
     for row in rows:
         sizes = (row.idle_rss, row.idle_pss, row.training_rss, row.training_pss)
         table.add_row(

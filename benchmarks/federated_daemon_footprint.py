@@ -47,6 +47,20 @@ def memory(family: Iterable[int]) -> tuple[int, int]:
     return rss, pss
 
 
+def settled(family: Callable[[], set[int]]) -> tuple[int, int]:
+    """Memory of these processes, once all are there and none has grown for five seconds."""
+    seen: list[int] = []
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        found = memory(family())
+        seen = [*seen[-9:], found[0]]
+        # Each side has two processes: a supervisor and a node, a SuperNode and a SuperExec.
+        if len(family()) >= 2 and len(seen) == 10 and max(seen) - min(seen) < 1 << 20:
+            return found
+        time.sleep(0.5)
+    raise RuntimeError(f"the memory did not settle in {PATIENCE_S:g} s")
+
+
 class Peak:
     """Looks at a device's memory twenty times a second until it is told to stop."""
 
@@ -83,8 +97,7 @@ def ours(folder: Path, rounds: int) -> Footprint:
             lambda: status.exists() and '"waiting"' in status.read_text(),
             PATIENCE_S,
         )
-        time.sleep(8)
-        idle = memory(device.family())
+        idle = settled(device.family)
         peak = Peak(device.family)
         federation.devices[2].start()
         ends = []
@@ -104,8 +117,7 @@ def stock(folder: Path, rounds: int) -> Footprint:
     try:
         flower.start_superlink()
         nodes = [flower.start_supernode(number) for number in range(3)]
-        time.sleep(12)
-        idle = memory(flower.family(nodes[0]))
+        idle = settled(lambda: flower.family(nodes[0]))
         peak = Peak(lambda: flower.family(nodes[0]))
         flower.run()
         until = time.monotonic() + PATIENCE_S
