@@ -15,6 +15,7 @@ from penstock.export.onnx.libraries import quantization, quiet_libraries
 from penstock.export.onnx.preparation import PreparedModel
 from penstock.export.onnx.recipe import OnnxRecipe
 
+OPERATORS = ("MatMul", "Gemm")
 GPTQ_SAMPLES = 32
 """GPTQ of onnxruntime holds all of its samples in memory."""
 
@@ -72,7 +73,7 @@ def rounded_to_nearest(prepared: PreparedModel, recipe: OnnxRecipe) -> list[str]
         return [layer.name for layer in prepared.layers]
     odd = []
     for layer in prepared.layers:
-        if layer.operator in ("MatMul", "Gemm"):
+        if layer.operator in OPERATORS:
             blocks, rest = divmod(layer.parameters // layer.channels, recipe.block)
             if rest or (recipe.algorithm != "hqq" and blocks % 2):
                 odd.append(layer.name)

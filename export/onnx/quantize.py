@@ -15,6 +15,7 @@ from penstock.export.artifact_report import ArtifactReport
 from penstock.export.dataset import Dataset
 from penstock.export.gates import Floors, change_gate
 from penstock.export.mixed_precision import FLOAT
+from penstock.export.onnx.block_weights import OPERATORS as BLOCK_OPERATORS
 from penstock.export.onnx.block_weights import block_weights, nearest_note
 from penstock.export.onnx.calibration import calibrate
 from penstock.export.onnx.int8 import dynamic_int8, static_int8
@@ -101,7 +102,7 @@ def quantize_onnx(
     with clock("preparation"):
         int4 = recipe.kind == "weight-int4" or search.wanted or recipe.qdq
         prepared = prepare_model(source, INT4_OPSET if int4 else PER_AXIS_OPSET)
-    _check_layers(prepared, graph)
+    _check_layers(prepared, graph, recipe)
     job = _Job(
         source, graph.inputs, open_onnx, calibration, evaluation, samples, cores, clock, progress,
         prepared, graph, recipe,
@@ -110,17 +111,24 @@ def quantize_onnx(
     return job.finish(*job.quantized(search), out, floors)
 
 
-def _check_layers(prepared: PreparedModel, graph: TensorGraph) -> None:
-    """Whether there is something to quantize, and all of it can be.
+def _check_layers(prepared: PreparedModel, graph: TensorGraph, recipe: OnnxRecipe) -> None:
+    """Whether there is something that the recipe quantizes, and all of it can be.
 
     Raises:
-        UsageError: no layers, or weights that are not finite.
+        UsageError: no layers, none that the recipe takes, or weights that are not finite.
     """
     if not prepared.layers:
         kinds = ", ".join(f"{n} {kind}" for kind, n in list(graph.operators.items())[:SHOWN_LAYERS])
         raise UsageError(
             f"{prepared.source}: it has no layers with constant float weights to quantize (its "
             f"operators: {kinds}); if it is quantized already, give the float model"
+        )
+    operators = {layer.operator for layer in prepared.layers}
+    if recipe.bits_of_blocks and operators.isdisjoint(BLOCK_OPERATORS):
+        raise UsageError(
+            f"{prepared.source}: {recipe.kind} quantizes {' and '.join(BLOCK_OPERATORS)} alone, "
+            f"and all of its {len(prepared.layers)} layers are {', '.join(sorted(operators))}; "
+            "take weight-int4, weight-int8 or static-int8"
         )
     for layer in broken_layers(prepared):
         raise UsageError(

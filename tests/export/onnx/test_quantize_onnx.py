@@ -286,6 +286,27 @@ def test_a_model_without_layers(onnx: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "small.onnx").exists()
 
 
+@pytest.mark.parametrize("recipe", ["block-int4", "block-int8 qdq", "block-int4 gptq"])
+def test_blocks_of_a_model_without_matrices(
+    onnx: Any, samples: Make, tmp_path: Path, recipe: str
+) -> None:
+    values = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="c")],
+        "conv",
+        [info("x", 1, [1, 3, 8, 8])],
+        [info("y", 1, [1, 4, 6, 6])],
+        [onnx.numpy_helper.from_array(values, "w")],
+    )
+    path, out = tmp_path / "conv.onnx", tmp_path / "small.onnx"
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), str(path))
+    with pytest.raises(UsageError, match="MatMul and Gemm alone, and all of its 1 layers are Conv"):
+        quantize_onnx(path, out, recipe, calibration=samples(path, 2), threads=1)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("recipe", ["dynamic-int8", "weight-int4", "block-int4"])
 def test_weights_that_are_not_finite(
     onnx: Any, matmul_model: Path, tmp_path: Path, recipe: str
