@@ -34,6 +34,9 @@ class Database:
         path: of the file; it is made when it is not there.
         disk: most bytes that the file may have; 0: no bound.
 
+    Attributes:
+        damaged: a read or a write has met damage since the file was opened.
+
     Raises:
         DamagedDatabase: the integrity check failed.
         FormatError: made by a newer Penstock.
@@ -44,6 +47,7 @@ class Database:
         if disk and disk < LEAST_DISK:
             raise UsageError(f"disk is {disk} bytes, expected at least {LEAST_DISK}")
         self.path = path
+        self.damaged = False
         try:
             self.connection = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
         except sqlite3.Error as error:
@@ -60,6 +64,7 @@ class Database:
         except BaseException:
             self.connection.close()
             raise
+        self._file = path.stat().st_ino
 
     def _prepare(self, disk: int) -> None:
         execute = self.connection.execute
@@ -108,6 +113,7 @@ class Database:
                 except sqlite3.Error:
                     pass  # a full disk may have rolled back by itself
             if isinstance(error, sqlite3.Error):
+                self.damaged = self.damaged or _is_damage(error)
                 raise _plain(self.path, error) from error
             raise
 
@@ -121,7 +127,15 @@ class Database:
         try:
             yield self.connection
         except sqlite3.Error as error:
+            self.damaged = self.damaged or _is_damage(error)
             raise _plain(self.path, error) from error
+
+    def must_reopen(self) -> bool:
+        """Whether damage was met, or another process has met it and moved the file aside."""
+        try:
+            return self.damaged or self.path.stat().st_ino != self._file
+        except OSError:
+            return True
 
     def nbytes(self) -> int:
         """Bytes of the pages in use."""

@@ -21,14 +21,13 @@ from penstock.federated.client.journal import Journal
 from penstock.federated.client.memory import resident_bytes
 from penstock.federated.client.store import Store
 from penstock.federated.daemon.config import DeviceConfig, load_config
-from penstock.federated.daemon.exit_codes import LEFT, MISCONFIGURED, UNLOAD
+from penstock.federated.daemon.exit_codes import LEFT, MISCONFIGURED, REOPEN, UNLOAD
 from penstock.federated.daemon.fleet_errors import (
     ClockWrong,
     FleetError,
     ForeignVersion,
     Forgotten,
     NotAdmitted,
-    Unreachable,
 )
 from penstock.federated.daemon.identity import Identity, load_identity
 from penstock.federated.daemon.lease import Lease
@@ -71,6 +70,7 @@ class Node:
         from penstock.federated.daemon.work import Worker
 
         self._config, self._identity, self._stop, self._report = config, identity, stop, report
+        self._store = store
         link, training = config.superlink, config.training
         self._fleet = Fleet(
             link.address,
@@ -114,6 +114,8 @@ class Node:
                         wait = 1.0
                         continue
                     wait = 1.0
+                    if self._store.database.must_reopen():
+                        return self._reopen()
                     self._publisher.look()
                     if self._is_to_unload(last_work):
                         return UNLOAD
@@ -130,18 +132,26 @@ class Node:
                     LOG.error("%s", wrong)
                     self._report.beat("clock wrong", reason=str(wrong))
                     self._stop.wait(MOST_WAIT_S)
-                except Unreachable as down:
+                except ForeignVersion:
+                    raise
+                except FleetError as down:
                     LOG.warning("cannot reach the server: %s", down)
                     self._report.beat("offline", reason=str(down)[:500])
                     self._stop.wait(wait * random.uniform(0.5, 1.0))
                     wait = min(MOST_WAIT_S, wait * 2)
                 except StorageError as full:
                     LOG.error("%s", full)
+                    if self._store.database.must_reopen():
+                        return self._reopen()
                     self._report.beat("no storage", reason=str(full)[:500])
                     self._stop.wait(STORAGE_WAIT_S)
             return LEFT
         finally:
             self._leave(joined)
+
+    def _reopen(self) -> int:
+        LOG.error("the store is damaged, or was moved aside by another process: starting again")
+        return REOPEN
 
     def _join(self) -> None:
         number = self._fleet.join()

@@ -13,7 +13,7 @@ from penstock.errors import FormatError
 from penstock.federated.daemon.lock import DAEMON_LOCK, holder
 
 STATUS = "status.json"
-HEALTHY = ("waiting", "receiving", "query", "loading", "training", "evaluate", "sending")
+HEALTHY = ("running", "waiting", "receiving", "query", "loading", "training", "evaluate", "sending")
 
 
 class StatusBoard:

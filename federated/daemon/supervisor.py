@@ -161,6 +161,8 @@ class Supervisor:
             for line in lines.lines():
                 heard = now
                 self._hear(line)
+            if not self._engine.reports:
+                self.status.heard(phase="running", reason="")
             self._errors = (self._errors + errors.lines())[-50:]
             code = child.poll()
             if code is not None:

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from penstock.errors import StorageError
 from penstock.federated.client.journal import Entry, Journal
-from penstock.federated.daemon.fleet_errors import BadMessage, RunOver
+from penstock.federated.daemon.fleet_errors import BadMessage, RunOver, Unreachable
 from penstock.federated.daemon.flower_messages import Outgoing, run_app
 from penstock.federated.daemon.pipes import Reporter, Stop
 
@@ -99,7 +100,7 @@ class Worker:
         if entry.state == "announced":
             self._report.beat("receiving", message=entry.id[:12])
             try:
-                parts = self._fleet.pull_parts(entry.run_id, entry.tree, self._report.beat)
+                parts = self._fleet.pull_parts(entry.run_id, entry.tree, self._beat)
             except BadMessage as bad:
                 self._answer(entry, bad)
             else:
@@ -141,8 +142,12 @@ class Worker:
             parts = self._journal.parts(entry.id, reply=False)
             try:
                 reply = run_app(self._app(), self._fleet.node_id, entry.head, entry.tree, parts)
-            except BadMessage as bad:
-                self._answer(entry, bad)
+            except StorageError:
+                raise  # it is worked on again when there is room
+            except Exception as error:  # a kind of message that is not ours, or a fault
+                if not isinstance(error, BadMessage):
+                    LOG.exception("message %s", entry.id[:12])
+                self._answer(entry, error)
                 return
             if self._stop.asked():  # the training was cut short: the next process does it
                 self._journal.interrupted(entry.id)
@@ -150,6 +155,11 @@ class Worker:
         self._journal.answer(
             entry.id, reply.head, reply.tree, reply.parts, time.monotonic() - began
         )
+
+    def _beat(self) -> None:
+        self._report.beat()
+        if self._stop.asked():
+            raise Unreachable("asked to end while a message came in")
 
     def _send(self, entry: Entry) -> None:
         self._report.beat("sending", message=entry.id[:12])

@@ -292,3 +292,31 @@ def test_two_processes_add_at_a_time(tmp_path: Path) -> None:
     assert [child.wait(120) for child in children] == [0, 0]
     with Store.open(path) as store:
         assert store.counts().unlabelled == 400
+
+
+def test_a_store_that_was_moved_aside_is_noticed(tmp_path: Path) -> None:
+    """By another process, an ingest, that met the damage first."""
+    path = tmp_path / "s.db"
+    with Store.open(path) as store:
+        store.add(windows(3), labels(3))
+        assert not store.database.must_reopen()
+        path.rename(tmp_path / "aside")
+        assert store.database.must_reopen()
+        Store.open(path).close()
+        assert store.database.must_reopen()
+
+
+def test_damage_met_while_open_is_said(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(whole)
+    with Store.open(path) as store:
+        with open(path, "r+b") as file:
+            file.seek(4096)
+            file.write(b"\xa5" * (len(whole) - 4096))
+        with pytest.raises(StorageError, match="start again"):
+            store.database.connection.execute("PRAGMA cache_size = 0")
+            store.training_data()
+            store.add(windows(1, 9), labels(1))
+        assert store.database.must_reopen()
+    with Store.open(path) as store:
+        assert store.salvage is not None

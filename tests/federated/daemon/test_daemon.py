@@ -153,6 +153,12 @@ def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
         assert read_status(device.home)["node_pid"] == before, "the process stays warm"
         assert time.monotonic() - began < 20
 
+        # What is not a message of ours is answered by an error or a refusal, and the node lives on.
+        strange = hand.reply(run, hand.ask(run, node, "train.special", None, arrays_of()))
+        assert strange.has_error() and read_status(device.home)["node_pid"] == before
+        plain, _ = hand.answer(run, hand.ask(run, node, "train", said, arrays_of()))
+        assert "Capabilities" in plain["refused"] or "TrainTask" in plain["refused"]
+
         facts = json.load(urllib.request.urlopen(read_status(device.home)["health"] + "/status"))
         assert facts["healthy"] and facts["device"] == said.device
 
