@@ -16,6 +16,9 @@ from penstock.export.onnx.preparation import PreparedModel
 from penstock.export.onnx.recipe import OnnxRecipe
 from penstock.quant.observers import ValueRange
 
+ONE_SCALE = ("Conv", "Gather")
+"""Operators that dynamic quantization gives one scale whatever it is asked for."""
+
 
 def static_int8(
     prepared: PreparedModel,
@@ -83,6 +86,20 @@ def dynamic_int8(
                 return onnx.load(str(out))
         except Exception as error:  # asserts and its own kinds
             raise _failed(prepared, recipe, error) from error
+
+
+def one_scale_note(prepared: PreparedModel, recipe: OnnxRecipe) -> tuple[str, ...]:
+    """Says which layers have one scale although a scale for each channel was asked for."""
+    if recipe.kind != "dynamic-int8" or not recipe.per_channel:
+        return ()
+    whole = [layer.operator for layer in prepared.layers if layer.operator in ONE_SCALE]
+    if not whole:
+        return ()
+    return (
+        f"{len(whole)} of {len(prepared.layers)} layers ({', '.join(sorted(set(whole)))}) have one "
+        "scale: onnxruntime's dynamic quantization knows no per-channel for them; static-int8 and "
+        "weight-int8 do",
+    )
 
 
 def copied(model: Any) -> Any:

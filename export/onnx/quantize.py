@@ -18,7 +18,7 @@ from penstock.export.mixed_precision import FLOAT
 from penstock.export.onnx.block_weights import OPERATORS as BLOCK_OPERATORS
 from penstock.export.onnx.block_weights import block_weights, nearest_note
 from penstock.export.onnx.calibration import calibrate
-from penstock.export.onnx.int8 import dynamic_int8, static_int8
+from penstock.export.onnx.int8 import dynamic_int8, one_scale_note, static_int8
 from penstock.export.onnx.layers import layer_formats
 from penstock.export.onnx.precision_builder import OnnxPrecisionBuilder
 from penstock.export.onnx.preparation import (
@@ -199,6 +199,7 @@ class _Job(QuantizationJob):
                 *found.notes,
                 *notes,
                 *nearest_note(prepared, recipe),
+                *one_scale_note(prepared, recipe),
                 *saturation_note(recipe),
             ),
         )

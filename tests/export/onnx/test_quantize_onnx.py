@@ -286,6 +286,27 @@ def test_a_model_without_layers(onnx: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "small.onnx").exists()
 
 
+def test_scales_of_channels_that_onnxruntime_does_not_make(
+    conv_model: Path, matmul_model: Path, tmp_path: Path
+) -> None:
+    """It takes the word for convolutions and writes the file that it writes without."""
+    made = {}
+    for recipe in ("dynamic-int8", "dynamic-int8 per-channel"):
+        for source in (conv_model, matmul_model):
+            out = tmp_path / f"{source.stem} {recipe}.onnx"
+            report = quantize_onnx(source, out, recipe, threads=1)
+            told = [note for note in report.notes if "have one scale" in note]
+            made[source, recipe] = (told, out.stat().st_size)
+    told, _ = made[conv_model, "dynamic-int8 per-channel"]
+    assert told == [
+        "3 of 4 layers (Conv) have one scale: onnxruntime's dynamic quantization knows no "
+        "per-channel for them; static-int8 and weight-int8 do"
+    ]
+    assert made[conv_model, "dynamic-int8"][0] == []
+    assert made[matmul_model, "dynamic-int8 per-channel"][0] == []
+    assert made[matmul_model, "dynamic-int8 per-channel"][1] > made[matmul_model, "dynamic-int8"][1]
+
+
 @pytest.mark.parametrize("recipe", ["block-int4", "block-int8 qdq", "block-int4 gptq"])
 def test_blocks_of_a_model_without_matrices(
     onnx: Any, samples: Make, tmp_path: Path, recipe: str
