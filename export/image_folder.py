@@ -70,6 +70,11 @@ class ImageInput:
                 f"input '{spec.name}' is {spec}: height and width are open; say which in the "
                 "preprocessing: size=(height, width), or --image-size"
             )
+        if preprocessing.size not in (None, (height, width)):
+            raise UsageError(
+                f"size is {preprocessing.size}, and input '{spec.name}' is {spec}: leave the size "
+                "(--image-size) out"
+            )
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             if len(values) not in (1, channels):
                 raise UsageError(f"{name} is {values}; expected one number or {channels}")

@@ -98,6 +98,9 @@ def test_resizing(tmp_path: Path) -> None:
     how = Preprocessing(size=(5, 7))
     (sized,) = arrays(open_dataset(tmp_path, [open_sides], preprocessing=how))
     assert sized.shape == (1, 3, 5, 7)
+    with pytest.raises(UsageError, match=r"size is \(5, 7\), and input 'image' is .* 8 x 12"):
+        open_dataset(tmp_path, [NCHW], preprocessing=how)
+    open_dataset(tmp_path, [NCHW], preprocessing=Preprocessing(size=(8, 12)))
 
 
 def test_odd_images_become_upright_rgb(tmp_path: Path) -> None:
