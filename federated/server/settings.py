@@ -164,8 +164,8 @@ class SuperLinkSettings:
             the run's folder.
         insecure: no TLS and no node keys; for a test on one machine.
         node_keys: folder of `NAME.pub`, the public keys of devices that may take part.
-        database: SuperLink keeps its state in a file. Without it a round takes a third of the
-            time on a small machine, and nothing is lost when SuperLink dies: keys are registered
+        database: SuperLink keeps its state in a file. Without it a round takes half of the time
+            on a small machine, and nothing is lost when SuperLink dies: keys are registered
             anew, the run goes on from its checkpoint, and devices keep their answers.
         restarts: how often a SuperLink or a run that died is started again.
     """

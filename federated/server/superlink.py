@@ -96,7 +96,6 @@ class SuperLink:
                     f"--host={self.settings.host}",
                     f"--port={self.settings.port}",
                     *([f"--database={self.folder / DATABASE}"] if self.settings.database else []),
-                    "--disable-runtime-dependency-installation",
                     *secure,
                 ],
                 stdin=subprocess.DEVNULL,
@@ -230,7 +229,7 @@ class SuperLink:
         return open(path, "ab")
 
     def _environment(self) -> dict[str, str]:
-        no_calls_home()
+        no_calls_home()  # also what stops SuperLink from installing packages for a run
         here = str(Path(sys.executable).parent)  # SuperLink starts flower-superexec by its name
         path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
         return os.environ | {"FLWR_HOME": str(self.folder), "PATH": path, "NO_COLOR": "1"}
