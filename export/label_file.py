@@ -13,15 +13,19 @@ def read_labels(path: Path) -> dict[str, int]:
     """Class number by name of the file, as the CSV has both.
 
     Raises:
-        FormatError: a line is not NAME,NUMBER, or one name has two labels.
+        FormatError: a line is not NAME,NUMBER, one name has two labels, or it is no CSV.
         StorageError: the file cannot be read.
     """
     labels: dict[str, int] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
             rows = [(number, row) for number, row in enumerate(csv.reader(handle), 1) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StorageError(f"{path}: cannot be read as CSV: {error}") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FormatError(
+            f"{path}: expected a text of lines FILE,NUMBER; it is no CSV: {error}"
+        ) from None
     if rows and len(rows[0][1]) == 2 and not _is_number(rows[0][1][1]):
         del rows[0]  # the heading
     for line, row in rows:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from penstock.errors import FormatError, PenstockError, UsageError
+from penstock.errors import FormatError, PenstockError, StorageError, UsageError
 from penstock.export.dataset import Dataset, Preprocessing, open_dataset, synthetic
 from penstock.loaders.tensor_graph import Quantization, TensorSpec
 
@@ -145,6 +145,15 @@ def test_labels(photos: Path, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(photos / "b" / "c.png")
     labels.write_text("file,person\nc,1\n")
     with pytest.raises(UsageError, match="'c' is both .* give the path"):
+        open_dataset(photos, [NHWC], labels=labels)
+
+
+def test_label_files_that_are_none(photos: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    with pytest.raises(StorageError, match="labels.csv: cannot be read: No such file"):
+        open_dataset(photos, [NHWC], labels=labels)
+    labels.write_bytes(b"\x89PNG\xff")
+    with pytest.raises(FormatError, match="labels.csv: expected a text of lines FILE,NUMBER"):
         open_dataset(photos, [NHWC], labels=labels)
 
 
