@@ -1,9 +1,15 @@
-"""WISDM as a stream: nine devices, four chunks of time, another wearer and another sensor in each.
+"""WISDM as a stream: a model ships, then devices keep learning through four chunks of time.
 
 WISDM v1.1 (Kwapisz et al., 2011) has 36 users and windows of 43 standardised features, in the order
 of its ARFF file: ten histogram bins of each axis, then for x, y and z the mean, the time between
-peaks, the absolute deviation and the standard deviation, and the resultant. In chunk t every device
-is worn by a user of group t, so no user is in two chunks, and its sensor is as `SENSORS[t]` says.
+peaks, the absolute deviation and the standard deviation, and the resultant.
+
+- Chunk 0 is the factory: eight users, every label, the sensor as recorded. All rows of the table
+  start from the same model, trained on these windows; the devices never see them.
+- In chunk 1 to 4 each of seven devices is worn by another user (no user is in two chunks) and
+  mounted another way, as `SENSORS` says; 5 % of a wearer's windows have a label, drawn at random.
+
+`scratch` leaves the factory out: the devices begin with random weights.
 """
 
 from __future__ import annotations
@@ -18,15 +24,16 @@ from numpy.typing import NDArray
 from penstock.errors import FormatError
 from penstock.federated.training.data import UNLABELLED, TrainingData
 
-CLASSES, FEATURES, DEVICES, CHUNKS = 6, 43, 9, 4
+CLASSES, FEATURES, DEVICES, CHUNKS, PUBLIC_USERS = 6, 43, 7, 4, 8
 TEST_SHARE, VALIDATION_SHARE, LABELLED_SHARE = 0.25, 0.15, 0.05
 TEST_SEED = 2026  # the test windows are the same in every run, and in tuning never used
 BINS, AFTER_BINS = 10, 30
 
 Windows = NDArray[np.float32]
+Sensor = Callable[[Windows], Windows]
 
 
-def turned(order: tuple[int, int, int], flipped: tuple[int, ...]) -> Callable[[Windows], Windows]:
+def turned(order: tuple[int, int, int], flipped: tuple[int, ...]) -> Sensor:
     """A sensor mounted another way: its axis i is the body's axis `order[i]`, and points the other
     way where i is in `flipped` (its bins run backwards, its mean changes sign)."""
 
@@ -44,7 +51,7 @@ def turned(order: tuple[int, int, int], flipped: tuple[int, ...]) -> Callable[[W
     return sensor
 
 
-def worn(sensor: Callable[[Windows], Windows]) -> Callable[[Windows], Windows]:
+def worn(sensor: Sensor) -> Sensor:
     """And worn out: deviations and resultant 30 % weaker and half a standard deviation lower."""
 
     def changed(windows: Windows) -> Windows:
@@ -55,7 +62,7 @@ def worn(sensor: Callable[[Windows], Windows]) -> Callable[[Windows], Windows]:
     return changed
 
 
-SENSORS: tuple[Callable[[Windows], Windows], ...] = (
+SENSORS: tuple[Sensor, ...] = (
     turned((1, 0, 2), ()),  # x and y change places
     turned((1, 2, 0), ()),  # x, y and z move on by one
     turned((0, 1, 2), (0, 1)),  # upside down
@@ -68,11 +75,13 @@ class Stream:
     """What one seed makes of the data.
 
     Attributes:
-        devices: [chunk][device]: windows to train on, 5 % of them labelled.
+        public: the factory's windows, all labelled.
+        devices: [chunk from 1][device]: windows to train on, 5 % of them labelled.
         all_labels: the same windows with every label: an upper bound's.
-        validation: [chunk]: windows of the same users for tuning; test: for the table.
+        validation: [chunk from 0]: windows of the same users for tuning; test: for the table.
     """
 
+    public: TrainingData
     devices: list[list[TrainingData]]
     all_labels: list[list[TrainingData]]
     validation: list[TrainingData]
@@ -103,30 +112,40 @@ def make_stream(
 ) -> Stream:
     """Groups of users, held-out windows and labels; the seed decides all but the test windows."""
     rng = np.random.default_rng([seed, 5])
-    names = np.unique(users)
-    groups = rng.permutation(names)[: CHUNKS * DEVICES].reshape(CHUNKS, DEVICES)
-    made = Stream([], [], [], [])
-    for chunk, group in enumerate(groups):
-        held: dict[str, list[NDArray[np.intp]]] = {"test": [], "validation": []}
-        some, every = [], []
+    names = rng.permutation(np.unique(users))
+    worn_by = names[PUBLIC_USERS : PUBLIC_USERS + CHUNKS * DEVICES].reshape(CHUNKS, DEVICES)
+    validation: list[TrainingData] = []
+    test: list[TrainingData] = []
+
+    def split(group: NDArray[np.int64], sensor: Sensor) -> list[NDArray[np.intp]]:
+        """Windows of each user to train on; held-out ones are kept as seen by the sensor."""
+        train, validate, tests = [], [], []
         for user in group:
             mine = np.flatnonzero(users == user)
             mine = np.random.default_rng([TEST_SEED, int(user)]).permutation(mine)
-            tests = max(1, round(TEST_SHARE * len(mine)))
-            held["test"].append(mine[:tests])
-            mine = rng.permutation(mine[tests:])
-            validations = round(VALIDATION_SHARE * len(mine))
-            held["validation"].append(mine[:validations])
-            mine = mine[validations:]
+            first = max(1, round(TEST_SHARE * len(mine)))
+            tests.append(mine[:first])
+            mine = rng.permutation(mine[first:])
+            second = round(VALIDATION_SHARE * len(mine))
+            validate.append(mine[:second])
+            train.append(mine[second:])
+        for held, into in ((validate, validation), (tests, test)):
+            where = np.concatenate(held)
+            into.append(TrainingData(sensor(windows[where]), classes[where]))
+        return train
+
+    public = np.concatenate(split(names[:PUBLIC_USERS], turned((0, 1, 2), ())))
+    devices, all_labels = [], []
+    for group, sensor in zip(worn_by, SENSORS, strict=True):
+        some, every = [], []
+        for mine in split(group, sensor):
             labels = np.full(len(mine), UNLABELLED)
             known = max(1, round(LABELLED_SHARE * len(mine)))
             labels[:known] = classes[mine[:known]]
-            seen = SENSORS[chunk](windows[mine])
+            seen = sensor(windows[mine])
             some.append(TrainingData(seen, labels))
             every.append(TrainingData(seen, classes[mine]))
-        made.devices.append(some)
-        made.all_labels.append(every)
-        for name, into in (("test", made.test), ("validation", made.validation)):
-            where = np.concatenate(held[name])
-            into.append(TrainingData(SENSORS[chunk](windows[where]), classes[where]))
-    return made
+        devices.append(some)
+        all_labels.append(every)
+    factory = TrainingData(windows[public], classes[public])
+    return Stream(factory, devices, all_labels, validation, test)
