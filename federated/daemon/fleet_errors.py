@@ -11,6 +11,10 @@ class Unreachable(FleetError):
     """No answer, or a passing failure of the server: try again."""
 
 
+class ServerFault(Unreachable):
+    """The server fails at this request (HTTP 5xx), whoever asks."""
+
+
 class NotAdmitted(FleetError):
     """The key is not registered, or the lease of this device's last process still runs.
 

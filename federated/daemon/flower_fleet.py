@@ -25,6 +25,7 @@ from penstock.federated.daemon.fleet_errors import (
     Forgotten,
     NotAdmitted,
     RunOver,
+    ServerFault,
     Unreachable,
 )
 from penstock.federated.daemon.flower_messages import FLOWER, Outgoing, check_flower, part_ids
@@ -37,6 +38,7 @@ REGISTRATION_OFF, KEY_IN_USE, NOT_ACTIVATED, RUN_OVER = 2001, 23, 2004, 2007  # 
 CONNECT_S, ANSWER_S = 5.0, 10.0
 MOST_SKEW_S = 4.0  # Flower takes a signature 5 s from the future, 305 s from the past
 MOST_PARTS = 100_000
+FAULT_PAUSES_S = (1.0, 4.0)  # before a call about a run, which the server failed at, is made again
 PART_WAIT_S = 60.0  # for a part that the server does not have yet
 _Result = TypeVar("_Result")
 
@@ -208,7 +210,7 @@ class Fleet:
         for name in wanted:
             request = PullObjectRequest(node=self._node(), run_id=run_id, object_id=name)
             while True:
-                answer = self._call(partial(self._client.PullObject, request))
+                answer = self._about_run(partial(self._client.PullObject, request))
                 beat()
                 if answer.object_found and answer.object_available:
                     break
@@ -232,7 +234,7 @@ class Fleet:
         """
         from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 
-        self._call(
+        self._about_run(
             lambda: self._client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(
                     node=self._node(), run_id=run_id, message_object_id=message_id
@@ -249,7 +251,7 @@ class Fleet:
         from flwr.proto.fleet_pb2 import PushMessagesRequest
         from flwr.proto.message_pb2 import Message, ObjectTree, PushObjectRequest
 
-        answer = self._call(
+        answer = self._about_run(
             lambda: self._client.PushMessages(
                 PushMessagesRequest(
                     node=self._node(),
@@ -269,7 +271,7 @@ class Fleet:
                     object_content=content,
                     session_id=answer.session_id,
                 )
-                stored = self._call(partial(self._client.PushObject, request)).stored
+                stored = self._about_run(partial(self._client.PushObject, request)).stored
                 beat()
                 if not stored:
                     raise Unreachable("the server did not keep a part of the reply")
@@ -280,6 +282,23 @@ class Fleet:
         from flwr.proto.node_pb2 import Node
 
         return Node(node_id=self.node_id)
+
+    def _about_run(self, call: Callable[[], _Result]) -> _Result:
+        """The result of a call about one run.
+
+        A SuperLink that was started anew without a database answers 500 to whatever names a run
+        that it does not know. To try that for ever would keep this device from every other message;
+        the answer is kept, and is sent when the question comes again.
+        """
+        for pause in FAULT_PAUSES_S:
+            try:
+                return self._call(call)
+            except ServerFault:
+                time.sleep(pause)
+        try:
+            return self._call(call)
+        except ServerFault as fault:
+            raise RunOver(f"the server fails at it: {fault}") from fault
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
         """The call's result; what fails becomes one of the errors above."""
@@ -343,7 +362,8 @@ def _typed(error: Any) -> FleetError:
                 "signatures: set the clock (timedatectl set-ntp true)"
             )
         return Forgotten("the server does not know this node's key and number")
-    return Unreachable(
+    fault = ServerFault if response.status_code >= 500 else Unreachable
+    return fault(
         f"the server answered {response.status_code}: {(known.message if known else text)[:200]}"
     )
 
