@@ -230,7 +230,7 @@ def read_damaged(path: Path, data: bytes) -> tuple[Store, set[bytes]]:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     cut=st.floats(0, 1),

@@ -133,6 +133,7 @@ def wait_until(what: Callable[[], bool], seconds: float, why: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
     """Joins, says what it can, trains warm, survives kill -9 in training, and leaves cleanly."""
     device = Device(tmp_path, superlink.address)
@@ -189,6 +190,7 @@ def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
         device.stop()
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_and_given_up(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
     device = Device(tmp_path, superlink.address, hang_s=15)
     try:
@@ -214,6 +216,7 @@ def test_a_hang_is_ended_and_given_up(tmp_path: Path, superlink: SuperLink, hand
         device.stop()
 
 
+@pytest.mark.slow
 def test_the_server_goes_and_comes_back(tmp_path: Path, hand: Hand, superlink: SuperLink) -> None:
     """A reply that is ready waits for the server; two daemons do not share a folder."""
     device = Device(tmp_path, superlink.address, most_seconds=4, heartbeat_s=60)
