@@ -12,7 +12,7 @@ class Unreachable(FleetError):
 
 
 class ServerFault(Unreachable):
-    """The server fails at this request (HTTP 5xx), whoever asks."""
+    """The server fails at this request (HTTP 500), whoever asks."""
 
 
 class NotAdmitted(FleetError):

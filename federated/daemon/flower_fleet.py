@@ -362,7 +362,8 @@ def _typed(error: Any) -> FleetError:
                 "signatures: set the clock (timedatectl set-ntp true)"
             )
         return Forgotten("the server does not know this node's key and number")
-    fault = ServerFault if response.status_code >= 500 else Unreachable
+    # 502 to 504 are a proxy's: the server is away, and the message is not to be given up.
+    fault = ServerFault if response.status_code == 500 else Unreachable
     return fault(
         f"the server answered {response.status_code}: {(known.message if known else text)[:200]}"
     )

@@ -19,6 +19,7 @@ from penstock.federated.daemon.fleet_errors import (
     Forgotten,
     NotAdmitted,
     RunOver,
+    ServerFault,
     Unreachable,
 )
 from penstock.federated.daemon.flower_fleet import Fleet
@@ -169,6 +170,28 @@ def test_nobody_there_and_somebody_else(identity: Identity) -> None:
     other.close()
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error"),
+    [
+        (500, "boom", ServerFault),
+        (503, "<html>a proxy</html>", Unreachable),
+        (404, "", Unreachable),
+        (412, '{"code": 2004, "detail": "no"}', NotAdmitted),
+        (412, '{"code": 23, "detail": "no"}', NotAdmitted),
+        (412, '{"code": 2007, "detail": "no"}', RunOver),
+        (412, '{"code": "x"}', Unreachable),
+        (401, "", Forgotten),
+    ],
+)
+def test_what_an_answer_means(status: int, text: str, error: type[Exception]) -> None:
+    import httpx
+
+    request = httpx.Request("POST", "http://x/v1/fleet/pull-messages")
+    response = httpx.Response(status, text=text, request=request)
+    failed = httpx.HTTPStatusError("failed", request=request, response=response)
+    assert type(flower_fleet._typed(failed)) is error
 
 
 def test_tls_and_registered_keys(
