@@ -9,10 +9,12 @@ Flower's `run_simulation`, over its in-memory SuperLink.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -158,19 +160,24 @@ def _stock(
             run.records = Told()
             made.append(run.run())
 
-        run_simulation(
-            app,
-            cast("ClientApp", VirtualApp(VirtualPlan(scratch, server.run.seed))),
-            simulation.devices,
-            backend_config={
-                "init_args": {
-                    "num_cpus": simulation.processes,
-                    "object_store_memory": OBJECT_STORE_BYTES,
-                    "include_dashboard": False,
+        try:
+            run_simulation(
+                app,
+                cast("ClientApp", VirtualApp(VirtualPlan(scratch, server.run.seed))),
+                simulation.devices,
+                backend_config={
+                    "init_args": {
+                        "num_cpus": simulation.processes,
+                        "object_store_memory": OBJECT_STORE_BYTES,
+                        "include_dashboard": False,
+                    },
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
                 },
-                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            },
-        )
+            )
+        except Exception:  # the server's thread waits for devices that will not come
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
     return made[0]
 
 
