@@ -66,6 +66,10 @@ class SuperLink:
             StorageError: the folder cannot be written.
             PenstockError: it did not come up; with the end of its log.
         """
+        if self._answers():
+            raise UsageError(
+                f"another server answers at {self.address}; end it, or set superlink.port"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._mend_database()
@@ -73,10 +77,6 @@ class SuperLink:
             log = self._open_log()
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be written: {error.strerror}") from error
-        if self._answers():
-            raise UsageError(
-                f"another server answers at {self.address}; end it, or set superlink.port"
-            )
         secure = (
             ["--insecure"]
             if self.settings.insecure
