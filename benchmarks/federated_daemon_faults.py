@@ -192,7 +192,7 @@ def disk_full(folder: Path) -> Fault:
                 (path / "filler").unlink()
             federation.finish(PATIENCE_S)
         missed = check(federation, rounds)
-        said = (federation.folder / "server.out").read_text(errors="replace")
+        said = server_said(federation)
         refused = sum(len(record.refused) for record in federation.records())
     noticed = "StorageError" in said
     return Fault(
@@ -220,7 +220,7 @@ def database_corrupt(folder: Path) -> Fault:
     with running(federation, "--resume"):
         federation.finish(PATIENCE_S)
     missed = check(federation, rounds)
-    said = (federation.folder / "server.out").read_text(errors="replace")
+    said = server_said(federation)
     for words in ("falling back to the round before", "a new one begins"):
         if words not in said:
             missed.append(f"the server did not say {words!r}")
@@ -320,6 +320,18 @@ def in_training(federation: Federation, device: Device, after_round: int) -> Non
 
     federation.wait_for(f"{device.name} trains", trains, PATIENCE_S)
     time.sleep(0.5)
+
+
+def server_said(federation: Federation) -> str:
+    """The command's words, and the run's, which go into SuperLink's log."""
+    text = ""
+    for path in (
+        federation.folder / "server.out",
+        federation.run_folder / "flower" / "superlink.log",
+    ):
+        with suppress(OSError):
+            text += path.read_text(errors="replace")
+    return text
 
 
 def superlink_pid(federation: Federation) -> int:
