@@ -53,7 +53,7 @@ class FedMobileSettings:
     teacher: str = "ema"
     ema_decay: float = 0.95
     alignment: float = 1.0
-    distillation: float = 0.3
+    distillation: float = 1.0
     temperature: float = 2.0
     unlabelled_per_labelled: int = 4
     augment: bool = True

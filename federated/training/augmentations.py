@@ -25,13 +25,13 @@ def strong_view(windows: Windows, rng: np.random.Generator) -> Windows:
     """A view that keeps the activity but not the looks.
 
     Series: two of rotation, time warp, permutation and cropping, drawn for the batch, then noise
-    of 10 % and a gain of 15 %. Features: a fifth masked, noise of 15 %, a gain of 15 %.
+    of 10 % and a gain of 15 %. Features: a tenth masked, noise of 10 %, a gain of 10 %.
 
     Raises:
         UsageError: neither [n, features] nor [n, channels, time]; images have other views.
     """
     if windows.ndim == 2:
-        return scaling(jitter(masking(windows, rng, 0.2), rng, 0.15), rng, 0.15)
+        return scaling(jitter(masking(windows, rng, 0.1), rng, 0.1), rng, 0.1)
     if windows.ndim != 3:
         raise UsageError(
             f"views: windows have shape {windows.shape}, expected [n, features] or "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from penstock.federated.client.database import Database
 from penstock.federated.client.journal import Journal
@@ -15,9 +18,20 @@ def part(content: bytes) -> dict[str, bytes]:
     return {hashlib.sha256(content).hexdigest(): content}
 
 
+OPENED: list[Database] = []
+
+
 def reopened(path: Path) -> Journal:
     """As the next process sees it; the last one was killed and closed nothing."""
-    return Journal(Database(path))
+    OPENED.append(Database(path))
+    return Journal(OPENED[-1])
+
+
+@pytest.fixture(autouse=True)
+def closed_at_the_end() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
 def test_every_step_is_there_after_a_crash(tmp_path: Path) -> None:

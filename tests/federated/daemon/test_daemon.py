@@ -164,7 +164,7 @@ def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
         assert facts["healthy"] and facts["device"] == said.device
 
         # A crash in training: the message is worked on again by the next process, once.
-        hand.ask(run, node, "train", task(3, epochs=LONG), arrays_of())
+        message = hand.ask(run, node, "train", task(3, epochs=LONG), arrays_of())
         device.wait_for(lambda facts: facts.get("phase") == "training")
         with Store.open(device.home / "store.db") as store:
             (entry,) = Journal(store.database).open_messages()
@@ -186,6 +186,13 @@ def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
             (entry,) = Journal(store.database).open_messages()
             assert (entry.state, entry.attempts) == ("held", 1), "this one does not count"
             assert store.counts().labelled == 40
+            # As if the process had ended by it three times: it is given up, and the server told.
+            with store.database.writing() as db:
+                db.execute("UPDATE messages SET attempts = 3")
+        device.start()
+        hand.wait_for_nodes(run)
+        error = hand.reply(run, message).error
+        assert "ended 3 times" in error.reason
     finally:
         device.stop()
 

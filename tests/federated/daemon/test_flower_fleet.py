@@ -92,6 +92,10 @@ def test_a_message_there_and_back(fleet: Fleet, hand: Hand) -> None:
     parts = fleet.pull_parts(run, message.tree, nothing)
     assert set(parts) == set(part_ids(message.tree))
     assert fleet.pull_parts(run, message.tree, nothing) == parts, "until it is confirmed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flower_fleet, "MOST_BYTES", 1_000_000)
+        with pytest.raises(BadMessage, match="more than 1,000,000 bytes"):
+            fleet.pull_parts(run, message.tree, nothing)
     fleet.confirm(run, name)
     reply = run_app(app, node, message.head, message.tree, parts)
     fleet.send(run, reply, 0.5, nothing)
