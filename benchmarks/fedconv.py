@@ -3,7 +3,7 @@
     python benchmarks/fedconv.py [--quick] [--json FILE] [--check] [--alpha 0.05 inf] [--seeds N]
 
 MNIST's 10,000 test images of ../shared/data, cut by seed into public samples (480 to train on and
-120 to choose by), ten clients' images (6,900, dealt by Dirichlet(alpha)) and 2,500 for the tables.
+120 to choose by), ten clients' images (5,400, dealt by Dirichlet(alpha)) and 4,000 for the tables.
 Every method that uses the public samples makes as many passes over them. Cells that are done are
 kept in --work, and a run that was broken off goes on; --fresh begins anew.
 """

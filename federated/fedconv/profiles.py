@@ -102,13 +102,13 @@ class Profile:
 
 DEFAULT = Profile(
     name="default",
-    server_epochs=4,
-    filter_epochs=2,
-    upload_epochs=1,
-    dilation_epochs=1,
+    server_epochs=14,
+    filter_epochs=4,
+    upload_epochs=0,
+    dilation_epochs=0,
     weight_epochs=2,
     server_rate=1e-3,
-    filter_rate=1e-3,
+    filter_rate=3e-3,
     upload_rate=1e-3,
     weight_rate=1e-3,
     halve_every=25,
