@@ -46,6 +46,7 @@ from penstock.loaders.tflite_file import read_tflite
 TOLERANCE = 1e-4  # of the largest output, where that is over 1
 RANDOM_SAMPLES = 3
 LOWERING = re.compile(r"Lowering not found: (\S+)")
+EXECUTING, TARGET = "While executing", re.compile(r"target=torch\.ops\.([\w.]+)")  # torch's words
 
 
 def export_litert(
@@ -94,7 +95,7 @@ def export_litert(
     if recipe is not None:
         litert_recipe(recipe)
     clock = StageClock()
-    model = _TorchModel.of(module, example_inputs)
+    model = _TorchModel.of(module, example_inputs, name)
     with clock("conversion"):
         content = _named(model, model.converted(), input_names, output_names)
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
@@ -103,7 +104,7 @@ def export_litert(
         with clock("comparison with torch"):
             gate, metrics = model.compared(float_file)
         report = ArtifactReport(
-            source=name or model.name,
+            source=model.name,
             artifact=str(out),
             target="litert",
             recipe="float",
@@ -169,7 +170,7 @@ class _TorchModel:
     """A module with the inputs it is converted for.
 
     Attributes:
-        name: of its class.
+        name: of the file that it came in, or of its class.
         arrays: the inputs.
         input_names: of `forward`, where it has as many arguments.
     """
@@ -181,7 +182,7 @@ class _TorchModel:
     input_names: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, module: Any, example_inputs: Sequence[Any]) -> _TorchModel:
+    def of(cls, module: Any, example_inputs: Sequence[Any], name: str | None) -> _TorchModel:
         """Check what was given.
 
         Raises:
@@ -189,18 +190,18 @@ class _TorchModel:
             BackendMissingError: torch is not installed.
         """
         torch = _torch()
-        name = type(module).__name__
+        kind = type(module).__name__
         input_names = None
         if isinstance(module, torch.export.ExportedProgram):
             names = module.graph_signature.user_inputs
             input_names = tuple(str(name) for name in names)
-            module, name = module.module(), "ExportedProgram"
+            module = module.module()
         elif isinstance(module, torch.nn.Module):
             parameters = inspect.signature(module.forward).parameters.values()
             plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
             input_names = tuple(p.name for p in parameters if p.kind in plain)
         else:
-            raise UsageError(f"a {name} was given, expected a torch.nn.Module or ExportedProgram")
+            raise UsageError(f"a {kind} was given, expected a torch.nn.Module or ExportedProgram")
         tensors = []
         for index, value in enumerate(example_inputs):
             value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -213,9 +214,8 @@ class _TorchModel:
             raise UsageError("no example inputs: the file's shapes come from them")
         arrays = tuple(tensor.numpy() for tensor in tensors)
         names = (input_names or ())[: len(tensors)]
-        return cls(
-            module, tuple(tensors), arrays, name, names if len(names) == len(tensors) else None
-        )
+        given = names if len(names) == len(tensors) else None
+        return cls(module, tuple(tensors), arrays, name or kind, given)
 
     @property
     def nbytes(self) -> int:
@@ -360,5 +360,8 @@ def _conversion_error(name: str, error: Exception) -> PenstockError:
             f"{name}: litert-torch cannot lower {', '.join(sorted(set(missing)))}; replace it in "
             "the module, or export to ONNX"
         )
-    first = " ".join(message.split())[:400]
-    return PenstockError(f"{name}: litert-torch failed: {type(error).__name__}: {first}")
+    reason, _, place = message.partition(EXECUTING)
+    operator = TARGET.search(place)
+    where = f" at {operator[1]}" if operator else ""
+    what = " ".join(reason.split())[:400]
+    return PenstockError(f"{name}: litert-torch failed{where}: {type(error).__name__}: {what}")

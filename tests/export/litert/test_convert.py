@@ -187,6 +187,34 @@ def test_operators_that_cannot_be_lowered_are_named(
     assert printed.out == "" and printed.err == "" and list(tmp_path.iterdir()) == []
 
 
+def test_what_the_library_trips_over_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As litert-torch 0.10 says it of complex numbers; the file it came in is named too."""
+
+    class Trips:
+        def convert(self, module: Any, inputs: Any) -> Any:
+            raise RuntimeError(
+                "Unsupported ir element type:\n complex<f32>\n\nWhile executing %view_as_real : "
+                "[num_users=1] = call_function[target=torch.ops.aten.view_as_real.default](args = "
+                "(%_fft_r2c,), kwargs = {})\nOriginal traceback: ..."
+            )
+
+    class Spectrum(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            return torch.fft.fft(x).real
+
+    monkeypatch.setitem(sys.modules, "litert_torch", Trips())
+    source = tmp_path / "fft.pt2"
+    torch.export.save(torch.export.export(Spectrum(), (torch.rand(1, 8),)), source)
+    with pytest.raises(PenstockError) as caught:
+        export_litert_file(source, tmp_path / "fft.tflite")
+    assert str(caught.value) == (
+        f"{source}: litert-torch failed at aten.view_as_real.default: RuntimeError: Unsupported ir "
+        "element type: complex<f32>"
+    )
+
+
 def test_what_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, x = tmp_path / "x.tflite", (torch.rand(1, 4),)
     with pytest.raises(UsageError, match=r"expected a torch\.nn\.Module"):
