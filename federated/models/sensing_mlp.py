@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from penstock.errors import UsageError
-from penstock.federated.submodels import Axis, ModelSpec, linear, width
+from penstock.federated.submodels import Axis, ModelSpec, TensorSpec, linear, width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,7 @@ def spec(options: ModelOptions) -> ModelSpec:
     """Tensors of the model."""
     features, widths = _sizes(options)
     before = Axis(features)
-    tensors = []
+    tensors: list[TensorSpec] = []
     for number, channels in enumerate(widths, 1):
         hidden = Axis(channels, f"hidden{number}")
         tensors += linear(f"hidden{number}", hidden, before)

@@ -174,5 +174,5 @@ def _accountant(settings: PrivacySettings) -> RdpAccountant:
         )
     except ImportError as error:
         raise BackendMissingError(
-            "[privacy] needs Flower's accountant: pip install 'penstock[federated]' 'flwr[dp]'"
+            "[privacy] needs Flower's accountant: pip install 'penstock[privacy]'"
         ) from error
