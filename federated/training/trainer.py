@@ -25,7 +25,7 @@ from penstock.federated.arrays import Arrays, check_arrays, copy_arrays
 from penstock.federated.models.registry import ModelOptions, build_module, model_spec
 from penstock.federated.protocol import TrainTask
 from penstock.federated.training import metrics
-from penstock.federated.training.batches import Batch
+from penstock.federated.training.batches import NONE, Batch
 from penstock.federated.training.data import TrainingData, check_fits
 from penstock.federated.training.local_update import LocalUpdate, Supervised
 from penstock.federated.training.loop import run_loop
@@ -112,7 +112,7 @@ class Trainer:
         self._module = build_module(model, ratio)
         self._expected = self.spec.by_name()
         self._twins: dict[str, nn.Module] = {}
-        self._needs: dict[tuple[str, str, int], MemoryNeed] = {}
+        self._needs: dict[tuple[str, str, int, bool], MemoryNeed] = {}
 
     def train(
         self,
@@ -289,11 +289,11 @@ class Trainer:
             return max(1, len(whole))
 
         def loss_of(windows: int) -> torch.Tensor:
-            part = _first(whole, windows)
+            part = _dearest(whole, windows)
             return update.loss(part, part, rng)
 
-        key = (task.algorithm, task.settings, update.extra_bytes())
-        if key not in self._needs:  # the shares of the two pools in a batch hardly change
+        key = (task.algorithm, task.settings, update.extra_bytes(), len(whole.unlabelled) > 0)
+        if key not in self._needs:
             self._module.train()
             self._needs[key] = measure_need(self._module, loss_of, update.extra_bytes())
         need = self._needs[key]
@@ -337,12 +337,12 @@ def _load(module: nn.Module, arrays: Arrays) -> None:
             held.copy_(torch.from_numpy(np.asarray(arrays[name])))
 
 
-def _first(whole: Batch, windows: int) -> Batch:
-    """So many windows, of the two pools as in the batch, repeated where there are too few."""
-    labelled = round(windows * len(whole.labelled) / len(whole))
-    return Batch(
-        np.resize(whole.labelled, labelled), np.resize(whole.unlabelled, windows - labelled)
-    )
+def _dearest(whole: Batch, windows: int) -> Batch:
+    """So many windows of the kind that takes more memory, repeated where there are too few: a part
+    of a batch may hold that kind only."""
+    if len(whole.unlabelled):  # two views and two models' opinions
+        return Batch(NONE, np.resize(whole.unlabelled, windows))
+    return Batch(np.resize(whole.labelled, windows), NONE)
 
 
 def _entropy(seed: int) -> int:
