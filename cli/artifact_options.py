@@ -102,7 +102,18 @@ class Data:
         """For the Python API."""
         from penstock.export.quantize import DataPaths
 
-        return DataPaths(self.calibration, self.evaluation, self.labels, self._preprocessing())
+        preprocessing = self._preprocessing()
+        if self.calibration is None and self.evaluation is None:
+            given = {
+                "--samples": self.samples,
+                "--value-range": self.value_range,
+                "--mean": self.mean,
+                "--std": self.std,
+            }
+            for name, value in given.items():
+                if value is not None:
+                    raise typer.BadParameter(f"{name} needs data: --calibration or --eval")
+        return DataPaths(self.calibration, self.evaluation, self.labels, preprocessing)
 
     def _preprocessing(self) -> Preprocessing:
         from penstock.export.dataset import Preprocessing

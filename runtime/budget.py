@@ -45,7 +45,7 @@ def parse_size(text: str | int, whole: int | None = None) -> int:
     else:
         raise UsageError(f"'{text}' is not a size; write it as 512MiB, 2GiB, 2GB or 50%")
     if size <= 0:
-        raise UsageError(f"'{text}' is no memory at all; write it as 512MiB, 2GiB, 2GB or 50%")
+        raise UsageError(f"'{text}' is 0 bytes; write a size as 512MiB, 2GiB, 2GB or 50%")
     return size
 
 

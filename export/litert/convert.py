@@ -112,6 +112,7 @@ def export_litert(
             artifact_bytes=len(content),
             metrics=metrics,
             gates=(gate,),
+            notes=_fixed_shapes(module, model.arrays),
             seconds=clock.seconds,
         )
         if not gate.passed:
@@ -140,11 +141,20 @@ def export_litert(
         source=report.source,
         gates=(gate, *quantized.gates),
         metrics=(*metrics[:1], *quantized.metrics),
+        notes=(*report.notes, *quantized.notes),
         seconds=clock.seconds | quantized.seconds,
     )
     if refused is not None:
         raise GateError(whole) from None
     return whole
+
+
+def _fixed_shapes(module: Any, arrays: tuple[NDArray[Any], ...]) -> tuple[str, ...]:
+    """A note where the program leaves sizes open: litert-torch takes those of its sample."""
+    if not getattr(module, "range_constraints", None):
+        return ()
+    shapes = ", ".join(str(list(array.shape)) for array in arrays)
+    return (f"the program leaves sizes open; the file has those of the sample inputs: {shapes}",)
 
 
 def _kept(

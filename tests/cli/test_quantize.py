@@ -95,6 +95,8 @@ def test_a_refusal_is_an_error_with_its_report(
         (("--labels", "labels.csv"), "labels of which images"),
         (("--target-size", "much"), "'much' is not a size"),
         (("--mean", "a,b"), "is not a list of numbers"),
+        (("--mean", "0.5"), "--mean needs data"),
+        (("--value-range", "0,1"), "--value-range needs data"),
         (("--image-size", "224"), "takes height and width"),
         (("--image-size", "8,8.5"), "takes height and width"),
     ],

@@ -278,3 +278,14 @@ def test_other_files(tmp_path: Path) -> None:
         export_litert_file(path, tmp_path / "out.tflite")
     with pytest.raises(PenstockError, match=r"absent\.pt2"):
         export_litert_file(tmp_path / "absent.pt2", tmp_path / "out.tflite")
+
+
+def test_sizes_that_the_program_leaves_open_are_said_to_be_fixed() -> None:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    sample = torch.zeros(2, 8)
+    open_ended = torch.export.export(torch.nn.Linear(8, 4), (sample,), dynamic_shapes=({0: batch},))
+    fixed = torch.export.export(torch.nn.Linear(8, 4), (sample,))
+    (note,) = convert._fixed_shapes(open_ended, (sample.numpy(),))
+    assert "[2, 8]" in note
+    assert convert._fixed_shapes(fixed, (sample.numpy(),)) == ()
+    assert convert._fixed_shapes(torch.nn.Linear(8, 4), (sample.numpy(),)) == ()
