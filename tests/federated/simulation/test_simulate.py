@@ -38,7 +38,12 @@ from penstock.federated.simulation.simulate import share_out
 from penstock.federated.simulation.virtual_device import VirtualDevice, VirtualPlan
 
 # Ray lets go of its processes and sockets without closing them.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # Ray forks, and in a test process JAX may have been imported by an export before.
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+]
 MODEL = ModelOptions("sensing-mlp", (5,), 3, (8, 6))
 DEVICES = 4
 
