@@ -96,7 +96,12 @@ def initial(seed: int) -> Arrays:
 
 def factory_model(stream: Stream, seed: int, trainer: Trainer) -> Arrays:
     """Trained on the factory's windows with every label."""
-    task = replace(
+    return trainer.train(initial(seed), stream.public, factory_task(seed)).arrays
+
+
+def factory_task(seed: int) -> TrainTask:
+    """Long training of one place that has every label."""
+    return replace(
         TASK,
         algorithm="fedavg",
         epochs=FACTORY_EPOCHS,
@@ -104,7 +109,6 @@ def factory_model(stream: Stream, seed: int, trainer: Trainer) -> Arrays:
         learning_rate=FACTORY_RATE,
         seed=seed,
     )
-    return trainer.train(initial(seed), stream.public, task).arrays
 
 
 def as_shipped(setting: Setting) -> Outcome:
@@ -226,14 +230,7 @@ def centre_with_all_labels(setting: Setting) -> Outcome:
     for chunk, devices in enumerate(setting.stream.all_labels, 1):
         for data in devices:
             everything = everything.with_more(data)
-        task = replace(
-            TASK,
-            algorithm="fedavg",
-            epochs=FACTORY_EPOCHS,
-            batch=FACTORY_BATCH,
-            learning_rate=FACTORY_RATE,
-            seed=setting.seed_of(chunk),
-        )
+        task = factory_task(setting.seed_of(chunk))
         trained = trainer.train(initial(setting.seed), everything, task)
         outcome.device_seconds.append(trained.seconds)
         setting.score(trained.arrays, outcome)

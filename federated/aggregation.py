@@ -54,12 +54,7 @@ def aggregate(
         RefusedUpdateError: two updates of one device, a weight out of its range,
             channels that are not this model's, or arrays that `check_arrays` refuses.
     """
-    ordered = sorted(updates, key=lambda update: update.device)
-    for update, following in zip(ordered, ordered[1:], strict=False):
-        if update.device == following.device:
-            raise RefusedUpdateError(f"device {update.device} sent two updates for one round")
-    for update in ordered:
-        check_update(update, spec)
+    ordered = check_updates(updates, spec)
     result: Arrays = {}
     for tensor in spec:
         before = base[tensor.name]
@@ -78,6 +73,21 @@ def aggregate(
         mean[trained] = (total[trained] / weights[trained]).astype(before.dtype)
         result[tensor.name] = mean
     return result
+
+
+def check_updates(updates: Sequence[Update], spec: ModelSpec) -> list[Update]:
+    """A round's updates in the order of their devices, each checked.
+
+    Raises:
+        RefusedUpdateError: as `aggregate`.
+    """
+    ordered = sorted(updates, key=lambda update: update.device)
+    for update, following in zip(ordered, ordered[1:], strict=False):
+        if update.device == following.device:
+            raise RefusedUpdateError(f"device {update.device} sent two updates for one round")
+    for update in ordered:
+        check_update(update, spec)
+    return ordered
 
 
 def check_update(update: Update, spec: ModelSpec) -> None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import PenstockError, UnsupportedModelError
 from penstock.export.artifact_report import Latency, Metric
+from penstock.loaders.closing import Closing
 
 WINDOW = 512
 FIRST_TIMED = 4  # tokens before those that are timed
@@ -35,7 +35,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
 
-class LlamaFile:
+class LlamaFile(Closing):
     """A GGUF file in llama.cpp, on the CPU, with logits of every token.
 
     Raises:
@@ -147,17 +147,6 @@ class LlamaFile:
         if self._model:
             self.lib.llama_model_free(self._model)
         self._context = self._model = None
-
-    def __enter__(self) -> LlamaFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def compare_files(

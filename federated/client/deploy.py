@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +41,7 @@ from penstock.federated.client.live_folder import (
 )
 from penstock.federated.client.live_session import Session
 from penstock.federated.models.registry import ModelOptions, build_module, model_spec
+from penstock.loaders.closing import Closing
 
 Kind = Literal["onnx", "litert"]
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "litert": ".tflite"}
@@ -49,7 +49,7 @@ TOLERANCE = 1e-3  # of the largest logit, where that is over 1
 CHECKED = 16  # windows of noise that a new file and torch must agree on
 
 
-class LiveModel:
+class LiveModel(Closing):
     """A folder of versions, one of them current. For many threads.
 
     Args:
@@ -155,17 +155,6 @@ class LiveModel:
             session, self._session, self._stamp = self._session, None, None
         if session is not None:
             session.retire()
-
-    def __enter__(self) -> LiveModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ---------------------------------------------------------------- which version runs
 

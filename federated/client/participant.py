@@ -21,6 +21,12 @@ from dataclasses import dataclass, replace
 import penstock
 from penstock.errors import BudgetError, PenstockError, RefusedUpdateError, UsageError
 from penstock.federated.arrays import Arrays, check_arrays, digest, nbytes
+from penstock.federated.client.answers import (
+    device_seed,
+    evaluated_result,
+    refused_result,
+    trained_result,
+)
 from penstock.federated.client.chunks import open_chunk
 from penstock.federated.client.memory import MemoryGuard
 from penstock.federated.client.rounds import GLOBAL, TEACHER, StoredModel
@@ -152,16 +158,7 @@ class Participant:
             found = self._warm(options, task.ratio).evaluate(arrays, data)
         except (PenstockError, MemoryError, RuntimeError, ArithmeticError) as error:
             return self._refuse(task, asked, error)
-        return TrainResult(
-            self.device,
-            task.run,
-            task.round_number,
-            examples=found.examples,
-            labelled=found.examples,
-            loss=found.loss,
-            accuracy=found.accuracy,
-            macro_f1=found.macro_f1,
-        )
+        return evaluated_result(self.device, task, found)
 
     # ---------------------------------------------------------------- one update
 
@@ -205,21 +202,7 @@ class Participant:
             raise RefusedUpdateError(
                 f"the time, {task.seconds:g} s, was over before the first step of training"
             )
-        result = TrainResult(
-            self.device,
-            task.run,
-            task.round_number,
-            examples=trained.examples,
-            labelled=trained.labelled,
-            confident=trained.confident,
-            loss=trained.loss,
-            steps=trained.steps,
-            seconds=trained.seconds,
-            peak_bytes=trained.peak_bytes,
-            stopped=trained.stopped,
-            sha256=digest(trained.arrays),
-        )
-        return result, trained.arrays
+        return trained_result(self.device, task, trained), trained.arrays
 
     def _check(self, task: TrainTask, arrays: Arrays) -> ModelOptions:
         if task.round_number < 1 or not 0 <= task.chunk < 1 << 31 or not 0 < len(task.run) <= 64:
@@ -289,20 +272,12 @@ class Participant:
             reason += f"{error}; a fault of this device's software, see its log"
             LOG.error("training failed", exc_info=error)
         LOG.warning("refused round %d of run %s: %s", task.round_number, task.run, reason)
-        result = TrainResult(
-            self.device, task.run[:64], task.round_number, refused=reason[:4000] or "no reason"
-        )
+        result = refused_result(self.device, task, reason)
         try:
             self.store.rounds.save_answer("refused", asked, result, None)
         except PenstockError as full:  # the refusal may be because of a full disk
             LOG.error("the refusal could not be kept: %s", full)
         return result
-
-
-def device_seed(seed: int, device: str) -> int:
-    """A round's seed for one device: other batches on each, the same when asked again."""
-    name = hashlib.sha256(f"{seed}/{device}".encode()).digest()
-    return int.from_bytes(name[:8], "little") >> 1
 
 
 def _question(task: TrainTask, arrays: Arrays) -> str:

@@ -15,12 +15,12 @@ power = "require"
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import FormatError, UsageError
+from penstock.federated.toml_text import parse_toml
 from penstock.runtime.budget import format_size, parse_size
 
 Condition = str | bool | float
@@ -210,22 +210,14 @@ def _names() -> str:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError as error:
-            raise FormatError(
-                f"{path}: reading TOML on Python 3.10 needs tomli: pip install tomli"
-            ) from error
     try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not TOML: {error}") from error
-    return found
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
 
 
 def _section(kind: type[_Section], given: Any, where: str) -> _Section:

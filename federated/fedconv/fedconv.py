@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import RefusedUpdateError
-from penstock.federated.aggregation import Update, aggregate
+from penstock.federated.aggregation import Update, aggregate, check_updates
 from penstock.federated.algorithm import Algorithm, Sent
 from penstock.federated.arrays import Arrays, copy_arrays
 from penstock.federated.fedconv.changes import dilate_onto, without_correction
@@ -100,8 +100,7 @@ class FedConv(Algorithm):
         Raises:
             RefusedUpdateError: an update does not fit, or its device was not asked in this round.
         """
-        ordered = sorted(updates, key=lambda update: update.device)
-        aggregate(self.arrays, self.spec, ordered)  # refuses what does not fit
+        ordered = check_updates(updates, self.spec)
         for update in ordered:
             ratio = self._asked.get(update.device)
             if ratio is None or not _same(update, static_channels(self.spec, ratio)):

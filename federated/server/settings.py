@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 from penstock.errors import FormatError, PenstockError, StorageError, UsageError
 from penstock.federated.models.registry import ModelOptions, model_spec
 from penstock.federated.server.check_settings import at_least, between, check_type
+from penstock.federated.toml_text import parse_toml
 
 ALGORITHMS = ("fedavg", "heterofl", "fedrolex", "fedconv", "fedmobile")
 MEANS = ("fedavg", "heterofl", "fedrolex")  # whose aggregation is a mean, and nothing else
@@ -246,7 +246,7 @@ def read_settings(path: Path) -> ServerSettings:
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8 at byte {error.start}") from error
     try:
-        return parse_settings(_toml(text, path), path.resolve().parent)
+        return parse_settings(parse_toml(text), path.resolve().parent)
     except PenstockError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -310,14 +310,3 @@ def _section(
         elif entry.default is MISSING and entry.default_factory is MISSING:
             raise FormatError(f"lacks {name}.{key}")
     return kind(**values)
-
-
-def _toml(text: str, path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:  # Flower itself needs 3.11; this keeps the module importable before it says so
-        import tomli as tomllib
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise FormatError(f"not TOML: {error}") from error

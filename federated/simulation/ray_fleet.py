@@ -19,7 +19,6 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import BackendMissingError, PenstockError, RefusedUpdateError, UsageError
@@ -34,6 +33,7 @@ from penstock.federated.simulation.virtual_device import (
     VirtualPlan,
     keep_teacher,
 )
+from penstock.loaders.closing import Closing
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -43,7 +43,7 @@ TRIES = 3  # to start Ray, which gives up after 30 s on a busy machine
 RUN_ID = 1  # of Flower's messages, which do not leave this machine
 
 
-class RayFleet:
+class RayFleet(Closing):
     """See `server/fleet.py`. Start with `with`, or `close()` it.
 
     Args:
@@ -111,17 +111,6 @@ class RayFleet:
         if backend is not None:
             backend.terminate()
             shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def __enter__(self) -> RayFleet:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ---------------------------------------------------------------- one device
 

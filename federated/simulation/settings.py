@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from penstock.errors import FormatError, PenstockError, StorageError, UsageError
 from penstock.federated.server.check_settings import at_least, between, check_type
 from penstock.federated.server.settings import ServerSettings, parse_settings
 from penstock.federated.simulation.partition import PARTITIONS
+from penstock.federated.toml_text import parse_toml
 from penstock.loaders.cores import usable_cores
 
 SECTION = "simulation"
@@ -80,17 +80,14 @@ def read_simulation(
         FormatError: it is not TOML, or lacks a section or a value.
         UsageError: a value is unknown, of another type or out of its range.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:  # Flower needs 3.11; this keeps the module importable before it says so
-        import tomli as tomllib
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError too
+    except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not TOML: {error}") from error
     try:
+        tables = parse_toml(text)
         own = tables.pop(SECTION, None)
         if not isinstance(own, dict):
             raise FormatError("lacks the section [simulation], with its `data`")

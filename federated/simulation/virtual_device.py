@@ -23,7 +23,13 @@ import numpy as np
 
 import penstock
 from penstock.errors import PenstockError, RefusedUpdateError
-from penstock.federated.arrays import Arrays, digest
+from penstock.federated.arrays import Arrays
+from penstock.federated.client.answers import (
+    device_seed,
+    evaluated_result,
+    refused_result,
+    trained_result,
+)
 from penstock.federated.models.registry import ModelOptions
 from penstock.federated.protocol import Capabilities, TrainResult, TrainTask
 from penstock.federated.simulation.samples import Shards, open_shards
@@ -89,28 +95,15 @@ class VirtualDevice:
             trained = trainer.train(
                 arrays,
                 self.shards.device(self.index, task.chunk),
-                replace(task, seed=self._seed(task.seed)),
+                replace(task, seed=device_seed(task.seed, self.device)),
                 memory_bytes=self.plan.memory_bytes,
                 teacher=read_teacher(self.plan.folder, task),
             )
             if not trained.steps:
                 raise RefusedUpdateError(f"{task.seconds:g} s were over before the first step")
         except PenstockError as error:
-            return self._refused(task, error), None
-        return TrainResult(
-            self.device,
-            task.run,
-            task.round_number,
-            examples=trained.examples,
-            labelled=trained.labelled,
-            confident=trained.confident,
-            loss=trained.loss,
-            steps=trained.steps,
-            seconds=trained.seconds,
-            peak_bytes=trained.peak_bytes,
-            stopped=trained.stopped,
-            sha256=digest(trained.arrays),
-        ), trained.arrays
+            return refused_result(self.device, task, str(error)), None
+        return trained_result(self.device, task, trained), trained.arrays
 
     def evaluate(self, task: TrainTask, arrays: Arrays) -> TrainResult:
         """How these arrays do on the device's labelled samples of this chunk."""
@@ -120,27 +113,8 @@ class VirtualDevice:
             if not found.examples:
                 raise RefusedUpdateError("none of its samples has a label to evaluate with")
         except PenstockError as error:
-            return self._refused(task, error)
-        return TrainResult(
-            self.device,
-            task.run,
-            task.round_number,
-            examples=found.examples,
-            labelled=found.examples,
-            loss=found.loss,
-            accuracy=found.accuracy,
-            macro_f1=found.macro_f1,
-        )
-
-    def _refused(self, task: TrainTask, error: PenstockError) -> TrainResult:
-        return TrainResult(
-            self.device, task.run, task.round_number, refused=str(error)[:4000] or "no reason"
-        )
-
-    def _seed(self, seed: int) -> int:
-        """Other batches on each device, the same when asked again."""
-        name = hashlib.sha256(f"{seed}/{self.device}".encode()).digest()
-        return int.from_bytes(name[:8], "little") >> 1
+            return refused_result(self.device, task, str(error))
+        return evaluated_result(self.device, task, found)
 
 
 @dataclass(frozen=True)

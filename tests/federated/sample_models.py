@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+from penstock.federated.aggregation import Update
+from penstock.federated.algorithm import Algorithm
 from penstock.federated.arrays import Arrays
 from penstock.federated.models import ModelOptions
 from penstock.federated.submodels import RATIOS, ModelSpec
@@ -26,3 +30,30 @@ def random_arrays(spec: ModelSpec, seed: int = 0) -> Arrays:
             values = rng.normal(size=tensor.shape).astype(np.float32)
             arrays[tensor.name] = np.abs(values) + 0.1 if tensor.kind == "running_var" else values
     return arrays
+
+
+def play_round(
+    algorithm: Algorithm,
+    number: int,
+    devices: Sequence[str],
+    *,
+    fleet: Mapping[str, float],
+    noise: float,
+) -> None:
+    """One round in which a device "trains" by adding its own noise.
+
+    Args:
+        devices: hex names of those that answer; fleet: everyone's ratio.
+        noise: at most, on each value.
+    """
+    algorithm.begin_round(number)
+    updates = []
+    for device in devices:
+        sent = algorithm.send(device, fleet[device])
+        rng = np.random.default_rng([number, int(device, 16)])
+        trained = {
+            name: np.asarray(array + rng.uniform(0, noise, array.shape), array.dtype)
+            for name, array in sent.arrays.items()
+        }
+        updates.append(Update(device, trained, sent.channels, weight=int(device, 16)))
+    algorithm.end_round(updates)

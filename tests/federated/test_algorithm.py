@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,26 +13,12 @@ from penstock.federated.aggregation import Update
 from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import check_arrays, digest
 from penstock.federated.models import model_spec
-from tests.federated.sample_models import FEATURES, IMAGES, random_arrays
+from tests.federated.sample_models import FEATURES, IMAGES, play_round, random_arrays
 
 SPEC = model_spec(IMAGES)
 FLEET = {"aa": 1.0, "bb": 0.75, "cc": 0.5625, "dd": 0.25}
 ALGORITHMS = (FedAvg, HeteroFL, FedRolex)
-
-
-def play(algorithm: Algorithm, number: int, devices: list[str]) -> None:
-    """One round in which a device "trains" by adding its own noise."""
-    algorithm.begin_round(number)
-    updates = []
-    for device in devices:
-        sent = algorithm.send(device, FLEET[device])
-        rng = np.random.default_rng([number, int(device, 16)])
-        trained = {
-            name: np.asarray(array + rng.uniform(0, 1, array.shape), array.dtype)
-            for name, array in sent.arrays.items()
-        }
-        updates.append(Update(device, trained, sent.channels, weight=int(device, 16)))
-    algorithm.end_round(updates)
+play = partial(play_round, fleet=FLEET, noise=1.0)
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS)

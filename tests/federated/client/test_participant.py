@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from penstock.federated.arrays import Arrays, digest
-from penstock.federated.client.participant import Limits, Participant, Readiness, device_seed
+from penstock.federated.client.answers import device_seed
+from penstock.federated.client.participant import Limits, Participant, Readiness
 from penstock.federated.client.rounds import GLOBAL, TEACHER
 from penstock.federated.client.store import Store
 from penstock.federated.fedmobile.settings import FedMobileSettings

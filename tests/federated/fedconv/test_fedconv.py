@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from penstock.federated.models import model_spec
 from penstock.federated.public_training import to_tensors
 from tests.federated.bars import BARS as MODEL
 from tests.federated.bars import initial_arrays, public_bars
-from tests.federated.sample_models import random_arrays
+from tests.federated.sample_models import play_round, random_arrays
 
 torch = pytest.importorskip("torch")
 
@@ -32,25 +32,11 @@ QUICK_PAPER = replace(
 
 
 PUBLIC = public_bars()
+play = partial(play_round, fleet=FLEET, noise=0.05)
 
 
 def fresh(profile: Profile = QUICK, **options: object) -> FedConv:
     return FedConv(MODEL, initial_arrays(), PUBLIC, profile, seed=3, **options)  # type: ignore[arg-type]
-
-
-def play(algorithm: FedConv, number: int, devices: Sequence[str]) -> None:
-    """One round in which a device "trains" by adding its own noise."""
-    algorithm.begin_round(number)
-    updates = []
-    for device in devices:
-        sent = algorithm.send(device, FLEET[device])
-        rng = np.random.default_rng([number, int(device, 16)])
-        trained = {
-            name: np.asarray(array + rng.uniform(0, 0.05, array.shape), array.dtype)
-            for name, array in sent.arrays.items()
-        }
-        updates.append(Update(device, trained, sent.channels, weight=int(device, 16)))
-    algorithm.end_round(updates)
 
 
 @pytest.mark.parametrize("profile", [QUICK, QUICK_PAPER], ids=lambda p: p.name)
