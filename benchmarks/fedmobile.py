@@ -38,7 +38,7 @@ from penstock.federated.training.metrics import forgetting
 from penstock.federated.training.trainer import Trainer
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared/data/har/wisdm"
-QUICK_ROWS = 5  # up to ours
+QUICK_ROWS = 6  # up to ours
 SEEDS, TUNING_SEEDS, ROUNDS = (0, 1, 2), (100, 101, 102, 103, 104), 25
 OURS, LABELLED = "FedMobile-style", "labelled-only FedAvg"
 LEAST_GAIN, MOST_FORGETTING = 3.0, 0.5  # points of macro-F1; of labelled-only's forgetting

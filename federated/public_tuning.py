@@ -25,7 +25,7 @@ class PublicTuning(Algorithm):
     Args:
         inner: does everything else.
         trainer: with the public samples.
-        epochs, rate: of each tuning; the best state on the hold-out is kept.
+        epochs, rate: of each tuning; the hold-out says which state is kept.
         seed: of the batches' order, with the round's number.
     """
 

@@ -102,14 +102,14 @@ class Profile:
 
 DEFAULT = Profile(
     name="default",
-    server_epochs=14,
-    filter_epochs=4,
+    server_epochs=16,
+    filter_epochs=3,
     upload_epochs=0,
     dilation_epochs=0,
     weight_epochs=2,
-    server_rate=1e-3,
+    server_rate=3e-4,
     filter_rate=3e-3,
-    upload_rate=1e-3,
+    upload_rate=3e-4,
     weight_rate=1e-3,
     halve_every=25,
     least_rate=1e-4,

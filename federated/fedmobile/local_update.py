@@ -17,8 +17,10 @@ from penstock.federated.fedmobile.losses import (
     alignment,
     consistency_loss,
     distillation_loss,
+    label_prior,
     labelled_loss,
 )
+from penstock.federated.fedmobile.propagation import propagated
 from penstock.federated.fedmobile.settings import FedMobileSettings
 from penstock.federated.training.augmentations import strong_view, weak_view
 from penstock.federated.training.batches import Batch, epochs_of_batches
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORWARD_BATCH = 64  # without gradients, so this takes less memory than a step
+LEAST_REACHED = 0.05  # probability of a class that no label of which has reached a window
 
 
 class FedMobileUpdate:
@@ -64,7 +67,8 @@ class FedMobileUpdate:
         self._epochs, self._batch = epochs, batch
         self._previous = previous
         self._teacher = teacher if len(data.unlabelled) else None
-        self._shift = self._alignment() if self._teacher is not None else None
+        self._shift = self._opinion_shift() if self._teacher is not None else None
+        self._prior: torch.Tensor | None = None
         self.labelled = len(data.labelled)
         self._sure = np.zeros(len(data), bool)
 
@@ -98,31 +102,47 @@ class FedMobileUpdate:
         split = len(part.labelled)
         if split:
             labels = torch.from_numpy(self._data.labels[part.labelled])
-            total = total + labelled_loss(logits[:split], labels) / len(whole.labelled)
+            taught = labelled_loss(logits[:split], labels, self._label_prior(logits.shape[1]))
+            total = total + taught / len(whole.labelled)
         if self._previous is not None:
             near = split + len(weak)
             with torch.no_grad():
                 before = self._previous(seen[:near])
             kept = distillation_loss(before, logits[:near], settings.temperature)
             total = total + settings.distillation * kept / len(whole)
-        if self._teacher is not None and len(weak):
+        if self._teacher is not None and self._shift is not None and len(weak):
             with torch.no_grad():
-                opinion = self._teacher(torch.from_numpy(weak)) + self._shift
+                opinion = self._teacher(torch.from_numpy(weak)) + self._shift[part.unlabelled]
             agreed, sure = consistency_loss(opinion, logits[-len(weak) :], settings.threshold)
             self._sure[part.unlabelled] = sure.numpy()
             total = total + settings.consistency * agreed / len(whole.unlabelled)
         return total
 
-    def _alignment(self) -> torch.Tensor:
-        """From the teacher as it is before the first step, over all unlabelled windows."""
+    def _label_prior(self, classes: int) -> torch.Tensor:
+        import torch
+
+        if self._prior is None:
+            labels = torch.from_numpy(self._data.labels[self._data.labelled])
+            self._prior = label_prior(labels, classes, self._settings.calibration)
+        return self._prior
+
+    def _opinion_shift(self) -> torch.Tensor:
+        """What is added to the teacher's logits of each window, [windows, classes]: alignment, from
+        the teacher as it is before the first step, and where the labels of alike windows lead."""
         import torch
 
         assert self._teacher is not None
-        unlabelled = torch.from_numpy(self._data.inputs[self._data.unlabelled])
-        labels = torch.from_numpy(self._data.labels[self._data.labelled])
+        data, settings = self._data, self._settings
+        unlabelled = torch.from_numpy(data.inputs[data.unlabelled])
+        labels = torch.from_numpy(data.labels[data.labelled])
         with torch.no_grad():
             said = [self._teacher(part) for part in torch.split(unlabelled, FORWARD_BATCH)]
-            return alignment(labels, torch.cat(said), self._settings.alignment)
+            shift = alignment(labels, torch.cat(said), settings.alignment)
+        if not settings.propagation or data.inputs.ndim != 2:
+            return shift.expand(len(data), -1)
+        reached = propagated(data.inputs, data.labels, len(shift))
+        opinion = torch.from_numpy(reached).clamp_min(LEAST_REACHED).log()
+        return shift + settings.propagation * opinion
 
     def step_done(self) -> None:
         """A moving-mean teacher follows the model, running statistics included."""

@@ -14,11 +14,31 @@ if TYPE_CHECKING:
     import torch
 
 
-def labelled_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum of cross-entropies: logits [n, classes], labels int64 [n]."""
+def labelled_loss(
+    logits: torch.Tensor, labels: torch.Tensor, prior: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum of cross-entropies: logits [n, classes], labels int64 [n].
+
+    Args:
+        prior: [classes], from `label_prior`; added to the logits here and nowhere else, so that a
+            class is not pushed down only because this device has few labels of it.
+    """
     from torch.nn import functional
 
-    return functional.cross_entropy(logits, labels, reduction="sum")
+    adjusted = logits if prior is None else logits + prior
+    return functional.cross_entropy(adjusted, labels, reduction="sum")
+
+
+def label_prior(labels: torch.Tensor, classes: int, strength: float) -> torch.Tensor:
+    """Logarithm of how often each class comes among a device's labels (logit adjustment: Menon et
+    al., ICLR 2021, eq. 10; device by device: Zhang et al., FedLC, ICML 2022).
+
+    Args:
+        labels: int64 [n] of the device's labelled windows; each class is counted once more.
+        strength: 0, nothing, to 1, the whole logarithm.
+    """
+    counts = labels.bincount(minlength=classes).float() + 1
+    return strength * (counts / counts.sum()).log()
 
 
 def alignment(labels: torch.Tensor, teacher_logits: torch.Tensor, strength: float) -> torch.Tensor:

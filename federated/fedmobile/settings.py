@@ -17,6 +17,8 @@ _RANGES = {
     "temperature": (0.1, 100.0),
     "ema_decay": (0.0, 1.0),
     "alignment": (0.0, 1.0),
+    "calibration": (0.0, 1.0),
+    "propagation": (0.0, 10.0),
     "unlabelled_per_labelled": (0, 1024),
     "confident_weight": (0.0, 1.0),
     "exemplars_per_class": (0, 10_000),
@@ -36,6 +38,10 @@ class FedMobileSettings:
         alignment: how far the teacher's probabilities are moved towards the share of classes among
             the device's labels, before the threshold; 0: not at all. Without it a teacher trained
             on few labels calls nearly all windows by the most common class.
+        calibration: how far the labelled loss makes up for classes that this device has few labels
+            of; 0: not at all.
+        propagation: how much the labels of alike windows of this device count beside the teacher's
+            opinion, for windows of features; 0: not at all.
         distillation: weight of staying close to the model of the previous chunk; 0: off.
         temperature: T of the distillation.
         unlabelled_per_labelled: unlabelled windows in a step for each labelled one of a batch.
@@ -53,6 +59,8 @@ class FedMobileSettings:
     teacher: str = "ema"
     ema_decay: float = 0.95
     alignment: float = 1.0
+    calibration: float = 1.0
+    propagation: float = 1.0
     distillation: float = 1.0
     temperature: float = 2.0
     unlabelled_per_labelled: int = 4

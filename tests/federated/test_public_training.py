@@ -1,4 +1,4 @@
-"""The server's own training: it keeps the best on the hold-out, and statistics fit the weights."""
+"""The server's own training: the hold-out says what is kept, and statistics fit the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.federated.aggregation import Update
 from penstock.federated.algorithm import FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import digest
 from penstock.federated.models import build_module, model_spec
-from penstock.federated.public_training import PublicSet, PublicTrainer
+from penstock.federated.public_training import Judged, PublicSet, PublicTrainer, Score
 from penstock.federated.public_tuning import PublicTuning, ServerOnly
 from penstock.federated.training.data import TrainingData
 from tests.federated.bars import BARS, bars, initial_arrays, public_bars
@@ -26,7 +26,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_tuning_learns_and_keeps_what_is_best_on_the_hold_out() -> None:
+def judged(losses: list[float]) -> Judged:
+    mean = float(np.mean(losses))
+    return Judged(Score(mean if np.isfinite(mean) else float("inf"), 0.5), np.array(losses))
+
+
+def test_tuning_learns_and_keeps_what_is_good_on_the_hold_out() -> None:
     trainer = PublicTrainer(BARS, public_bars())
     start = initial_arrays()
     tuned, fit = trainer.tune(start, epochs=8, rate=3e-3, rng=rng())
@@ -44,6 +49,23 @@ def test_a_training_that_only_harms_keeps_the_start() -> None:
     good, _ = trainer.tune(initial_arrays(), epochs=8, rate=3e-3, rng=rng())
     wild, fit = trainer.tune(good, epochs=2, rate=0.9, rng=rng())
     assert digest(wild) == digest(good) and fit.kept == fit.before
+
+
+def test_a_later_state_is_kept_unless_it_is_worse_by_more_than_a_standard_error() -> None:
+    best = judged([1.0, 1.2, 0.8, 1.0])
+    assert best.is_near(best)
+    assert judged([0.9, 1.4, 0.8, 1.0]).is_near(best), "0.03 more, standard error 0.06"
+    assert not judged([1.1, 1.3, 0.9, 1.1]).is_near(best), "0.1 more each time is no luck"
+    assert not judged([1.1, 1.2, 0.9, float("nan")]).is_near(best)
+    assert not judged([float("inf")] * 4).is_near(judged([float("inf")] * 4))
+
+
+def test_an_untrained_start_that_is_best_by_luck_is_not_kept() -> None:
+    trainer = PublicTrainer(BARS, public_bars())
+    good, first = trainer.tune(initial_arrays(), epochs=8, rate=3e-3, rng=rng())
+    later, fit = trainer.tune(good, epochs=1, rate=1e-6, rng=rng())
+    assert fit.before == first.kept and digest(later) != digest(good)
+    assert fit.kept.loss == pytest.approx(fit.before.loss, rel=0.05)
 
 
 def test_a_deadline_ends_it() -> None:

@@ -24,7 +24,13 @@ torch = pytest.importorskip("torch")
 SPEC = model_spec(MODEL)
 FLEET = {"a0": 1.0, "b1": 0.75, "c2": 0.5625, "d3": 0.5625, "e4": 0.25}
 QUICK = replace(  # every step, the ones that are off by default too
-    DEFAULT, server_epochs=2, filter_epochs=1, upload_epochs=1, dilation_epochs=1, weight_epochs=1
+    DEFAULT,
+    server_epochs=2,
+    filter_epochs=1,
+    upload_epochs=1,
+    dilation_epochs=1,
+    weight_epochs=1,
+    server_rate=1e-3,
 )
 QUICK_PAPER = replace(
     PAPER, server_epochs=1, filter_epochs=1, upload_epochs=1, dilation_epochs=1, weight_epochs=1

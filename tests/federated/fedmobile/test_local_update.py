@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from penstock.errors import UsageError  # noqa: E402
-from penstock.federated.fedmobile.local_update import FedMobileUpdate  # noqa: E402
+from penstock.federated.fedmobile.local_update import LEAST_REACHED, FedMobileUpdate  # noqa: E402
+from penstock.federated.fedmobile.propagation import propagated  # noqa: E402
 from penstock.federated.fedmobile.settings import FedMobileSettings  # noqa: E402
 from penstock.federated.models.registry import ModelOptions, build_module  # noqa: E402
 from penstock.federated.training.augmentations import strong_view, weak_view  # noqa: E402
@@ -58,6 +59,8 @@ def test_the_sum_of_three_losses(data: TrainingData, augment: bool) -> None:
         temperature=3.0,
         augment=augment,
         alignment=0.5,
+        calibration=0.4,
+        propagation=0.6,
     )
     update = FedMobileUpdate(
         student, data, settings, epochs=1, batch=4, teacher=teacher, previous=previous
@@ -71,10 +74,14 @@ def test_the_sum_of_three_losses(data: TrainingData, augment: bool) -> None:
     weak = weak_view(unlabelled, rng)
     seen = weak_view(labelled, rng) if augment else labelled
     strong = strong_view(unlabelled, rng)
-    ce = -log_softmax(forward(student, seen))[np.arange(3), data.labels[data.labelled]].mean()
     counts = np.bincount(data.labels[data.labelled], minlength=3) + 1
+    prior = 0.4 * np.log(counts / counts.sum())
+    guessed = log_softmax(forward(student, seen) + prior)
+    ce = -guessed[np.arange(3), data.labels[data.labelled]].mean()
     usual = np.exp(log_softmax(forward(teacher, unlabelled))).mean(axis=0)
     shift = 0.5 * np.log(counts / counts.sum() / usual)
+    reached = propagated(data.inputs, data.labels, 3)[data.unlabelled]
+    shift = shift + 0.6 * np.log(np.maximum(reached, LEAST_REACHED))
     p_teacher = np.exp(log_softmax(forward(teacher, weak) + shift))
     sure = p_teacher.max(axis=1) >= 0.8
     assert 0 < sure.sum() < 6, "the case must hold both kinds"

@@ -14,6 +14,7 @@ from penstock.federated.fedmobile.losses import (  # noqa: E402
     alignment,
     consistency_loss,
     distillation_loss,
+    label_prior,
     labelled_loss,
 )
 
@@ -43,6 +44,19 @@ def test_labelled_loss() -> None:
     assert loss.item() == pytest.approx(-np.log(p[np.arange(7), labels]).sum())
     loss.backward()  # type: ignore[no-untyped-call]
     assert given.grad.numpy() == pytest.approx(p - np.eye(5)[labels])
+
+
+def test_calibration_does_not_push_a_class_without_labels_as_far_down() -> None:
+    labels = torch.tensor([0, 0, 0, 1])
+    prior = label_prior(labels, 3, 1.0)
+    assert prior.exp().tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    assert not label_prior(labels, 3, 0.0).any()
+    gradients = []
+    for adjustment in (None, prior):
+        logits = torch.zeros(4, 3, requires_grad=True)
+        labelled_loss(logits, labels, adjustment).backward()  # type: ignore[no-untyped-call]
+        gradients.append(logits.grad[:, 2].sum().item())
+    assert 0 < gradients[1] < 0.5 * gradients[0], "class 2 has no label here"
 
 
 def test_consistency_counts_only_what_the_teacher_is_sure_of() -> None:

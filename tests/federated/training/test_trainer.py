@@ -298,7 +298,9 @@ def test_a_moving_teacher_differs_from_the_round_s(mlp: Trainer) -> None:
             replace(
                 FEDMOBILE,
                 epochs=15,
-                settings=FedMobileSettings(teacher=teacher, threshold=0.5).to_json(),
+                settings=FedMobileSettings(
+                    teacher=teacher, threshold=0.5, propagation=0.0
+                ).to_json(),
             ),
         )
         for teacher in ("round", "ema")
