@@ -5,7 +5,8 @@ of its ARFF file: ten histogram bins of each axis, then for x, y and z the mean,
 peaks, the absolute deviation and the standard deviation, and the resultant.
 
 - Chunk 0 is the factory: eight users, every label, the sensor as recorded. All rows of the table
-  start from the same model, trained on these windows; the devices never see them.
+  start from the same model, trained on these windows. Rows with exemplars have five a class of
+  them, which come with the app; the other devices never see them.
 - In chunk 1 to 4 each of seven devices is worn by another user (no user is in two chunks) and
   mounted another way, as `SENSORS` says; 5 % of a wearer's windows have a label, drawn at random.
 
