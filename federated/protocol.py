@@ -22,6 +22,8 @@ ARRAYS, MESSAGE = "arrays", "message"  # names of the records
 MOST_BYTES = 256 << 20  # of the arrays of one message
 MOST_TEXT = 65_536
 MOST_INTEGER = (1 << 63) - 1  # Flower carries integers as sint64
+MOST_NAME = 64  # letters of an identity, a version, a digest
+MOST_REASON = 500  # letters of a device's reason that the server keeps
 COUNT = (0, 10**12)  # of examples, steps, rounds
 
 Plain = str | int | float | bool | bytes
@@ -33,6 +35,7 @@ class Record:
     """Base: to and from a flat dict, every field checked by its type and its range."""
 
     RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    NAMES: ClassVar[tuple[str, ...]] = ()  # texts of at most MOST_NAME letters
 
     def to_record(self) -> dict[str, Plain]:
         """Plain values by field name, and the protocol's version."""
@@ -46,7 +49,8 @@ class Record:
 
         Raises:
             RefusedUpdateError: another protocol, a field that is missing or foreign or of another
-                type, a number that is not finite or out of its range, a text beyond 64 KiB.
+                type, a number that is not finite or out of its range, a text beyond 64 KiB, a name
+            beyond 64 letters.
         """
         version = record.get("protocol")
         if type(version) is not int or version != PROTOCOL:
@@ -76,8 +80,12 @@ class Record:
                 )
             if isinstance(value, float) and not math.isfinite(value):
                 raise RefusedUpdateError(f"{source}: {cls.__name__}.{name} is {value}")
-            if isinstance(value, (str, bytes)) and len(value) > MOST_TEXT:
-                raise RefusedUpdateError(f"{source}: {cls.__name__}.{name} is {len(value)} long")
+            longest = MOST_NAME if name in cls.NAMES else MOST_TEXT
+            if isinstance(value, (str, bytes)) and len(value) > longest:
+                raise RefusedUpdateError(
+                    f"{source}: {cls.__name__}.{name} is {len(value)} long, expected at most "
+                    f"{longest}"
+                )
             low, high = cls.RANGES.get(name, (-MOST_INTEGER, MOST_INTEGER))
             if isinstance(value, (int, float)) and not low <= value <= high:
                 seen = f"{value:.6g}" if abs(value) <= MOST_INTEGER else "beyond 64 bits"
@@ -111,6 +119,7 @@ class Capabilities(Record):
         "labelled": COUNT,
         "unlabelled": COUNT,
     }
+    NAMES = ("device", "version")
 
     device: str
     version: str
@@ -173,7 +182,8 @@ class TrainResult(Record):
     Attributes:
         device, run, round_number: whose answer, to what.
         refused: why there is none; empty: arrays (train) or figures (evaluate) are there.
-        examples: windows it trained or evaluated on; labelled, confident: of these.
+        examples: windows it trained or evaluated on; labelled, confident: of these, no window in
+            both.
         loss, accuracy, macro_f1: -1 where there is none.
         steps, seconds: of training; peak_bytes: most resident memory of the process.
         stopped: the time budget ended it before its last epoch.
@@ -192,6 +202,7 @@ class TrainResult(Record):
         "seconds": (0, 1e9),
         "peak_bytes": (0, MOST_INTEGER),
     }
+    NAMES = ("device", "run", "sha256")
 
     device: str
     run: str

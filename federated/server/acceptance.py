@@ -9,10 +9,10 @@ from penstock.errors import PenstockError, RefusedUpdateError
 from penstock.federated.aggregation import Update, check_update
 from penstock.federated.algorithm import Algorithm, Sent
 from penstock.federated.arrays import check_arrays, digest, nbytes
-from penstock.federated.protocol import MOST_BYTES, TrainResult, TrainTask
+from penstock.federated.protocol import MOST_BYTES, MOST_REASON, TrainResult, TrainTask
 from penstock.federated.server.fleet import Answer, Node
 
-MOST_EXAMPLES = 10_000_000  # of one device in one round: no claim may outweigh all the others
+MOST_EXAMPLES = 10_000_000  # of one device in one round: a guard against nonsense, not malice
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def accept(
                 raise answer
             taken.append(_accept(question, answer, algorithm))
         except PenstockError as error:
-            refused[question.device] = str(error)
+            refused[question.device] = str(error)[:MOST_REASON]
     for node in answers:
         if node not in asked:
             refused[f"node {node}"] = "answered without having been asked"
@@ -54,7 +54,8 @@ def check_result(result: TrainResult, device: str, task: TrainTask) -> None:
     """Whether a result is this device's answer to this task.
 
     Raises:
-        RefusedUpdateError: it is another's, of another run or round, or the device refused.
+        RefusedUpdateError: it is another's, of another run or round, its numbers of examples are
+            not to be believed, or the device refused.
     """
     if result.device != device:
         raise RefusedUpdateError(f"answers as device {result.device!r}, it was asked as {device}")
@@ -69,6 +70,12 @@ def check_result(result: TrainResult, device: str, task: TrainTask) -> None:
     if not 0 < result.examples <= MOST_EXAMPLES:
         raise RefusedUpdateError(
             f"says it used {result.examples} examples, expected 1 to {MOST_EXAMPLES}"
+        )
+    # An algorithm may weigh by either of them, so that they are bounded with the examples.
+    if result.labelled + result.confident > result.examples:
+        raise RefusedUpdateError(
+            f"says that of {result.examples} examples {result.labelled} have a label and it was "
+            f"sure of {result.confident} others"
         )
 
 

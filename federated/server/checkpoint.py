@@ -39,7 +39,7 @@ class Checkpoint:
         run: of the federation; round_number: the last that ended; 0: the initial model.
         algorithm, model: names and `ModelOptions.to_json()`; a resumed run must have the same.
         seed: of the run.
-        ratios: device to the width it was given.
+        ratios: device to the width it was given; seen: to the last round that it was ready for.
         record: of this round, as the journal's line; empty for round 0.
         ledger: of differential privacy, JSON; empty: none is used.
         state: arrays of the algorithm.
@@ -51,6 +51,7 @@ class Checkpoint:
     model: str
     seed: int
     ratios: Mapping[str, float] = field(default_factory=dict)
+    seen: Mapping[str, int] = field(default_factory=dict)
     record: str = ""
     ledger: str = ""
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
@@ -129,6 +130,12 @@ def read_newest(folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
             "start without --resume in an empty folder"
         )
     return None
+
+
+def newest_round(folder: Path) -> int:
+    """Of the newest checkpoint file, whole or not; -1: there is none."""
+    files = _files(folder)
+    return int(files[0].stem.removeprefix("round-")) if files else -1
 
 
 def _files(folder: Path) -> list[Path]:

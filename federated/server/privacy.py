@@ -17,6 +17,7 @@ lines are not.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,18 @@ class Ledger:
     def spend(self, asked: int) -> None:
         """Note one release."""
         self._accountant.compose(self._event(asked))
+
+    def spend_until(self, epsilon: float, asked: int) -> int:
+        """Note releases until at least this epsilon is spent; how many there were.
+
+        For those that a journal tells of and a checkpoint does not. One that is not finite counts
+        as nothing told.
+        """
+        added = 0
+        while math.isfinite(epsilon) and self.epsilon < epsilon * (1 - 1e-9):
+            self.spend(asked)
+            added += 1
+        return added
 
     def to_json(self) -> str:
         """For the checkpoint."""

@@ -5,9 +5,10 @@
     records = run.run()
 
 One round: ask every device what it can do; choose who takes part and how wide; send each its
-sub-model; take in what is back by the deadline and passes every check; aggregate; evaluate; write
-the checkpoint, then the journal. A round that a crash cut off is done again from the checkpoint
-before it, with the same seeds, so that the answers that devices kept still fit. No Flower in here.
+sub-model; take in what is back by the deadline and passes every check; aggregate; write the
+checkpoint, then the journal; only then does the new model leave, to be evaluated by devices or with
+the next round's tasks. A round that a crash cut off is done again from the checkpoint before it,
+with the same seeds, so that the answers that devices kept still fit. No Flower in here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -36,6 +37,7 @@ from penstock.federated.server.settings import DeviceSettings, TrainingSettings
 
 TRAINING_SHARE = 0.9  # of the deadline; the rest is for the way there and back
 POLL_S = 1.0  # between two queries while too few devices are ready
+FORGET_ROUNDS = 100  # without a device that was there; its place in the mix is free again
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class FederatedRun:
         self.score, self.ledger, self.note, self.sleep = score, ledger, note, sleep
         self.run_id = ""
         self.ratios: dict[str, float] = {}
+        self.seen: dict[str, int] = {}  # device to the last round that it was ready for
         self.records: list[RoundRecord] = []
 
     def begin(self) -> None:
@@ -148,10 +151,12 @@ class FederatedRun:
                 "differential privacy; that cannot change on the way"
             )
         self.algorithm.restore(found.state)
+        self.run_id, self.ratios, self.seen = found.run, dict(found.ratios), dict(found.seen)
+        known = self._read_journal()
         if self.ledger is not None:
             self.ledger.restore(found.ledger)
-        self.run_id, self.ratios = found.run, dict(found.ratios)
-        self._mend_journal(found)
+            self._spend_what_was_released(self.ledger, known)
+        self._mend_journal(found, known)
         self.note(f"run {self.run_id} goes on after round {found.round_number}")
 
     def run(self) -> tuple[RoundRecord, ...]:
@@ -173,9 +178,7 @@ class FederatedRun:
         members, out = self._wait_for_members()
         started = time.monotonic()
         seed = round_seed(self.plan.seed, number)
-        self.ratios |= assign_ratios(
-            members, self.plan.devices.ratios, self.ratios, self.plan.model
-        )
+        self._assign(members, number)
         chosen = select(list(members), self.plan.devices.fraction, self.plan.devices.least, seed)
         if self.ledger is not None:
             self.ledger.check_room(len(chosen))
@@ -207,9 +210,7 @@ class FederatedRun:
             self.ledger.spend(len(asked))
         chunk = self.plan.chunk(number)
         score = self.score(self.algorithm.arrays, chunk) if self.score else GlobalScore()
-        every = self.plan.devices.evaluate_every
         spent = time.monotonic() - started - waited
-        local = self._evaluate(asked, number) if every and number % every == 0 else {}
         results = {result.device: result for _, result in taken}
         record = RoundRecord(
             run=self.run_id,
@@ -220,8 +221,6 @@ class FederatedRun:
             refused=out | refused,
             examples=sum(result.examples for result in results.values()),
             loss=_mean(results.values(), "loss"),
-            accuracy=_mean(local.values(), "accuracy"),
-            macro_f1=_mean(local.values(), "macro_f1"),
             global_accuracy=score.accuracy,
             global_macro_f1=score.macro_f1,
             bytes_down={a.device: nbytes(a.sent.arrays) for a in asked.values()},
@@ -232,9 +231,30 @@ class FederatedRun:
             epsilon=self.ledger.epsilon if self.ledger else -1.0,
             figures={**self.algorithm.figures, **score.figures},
         )
+        # Before the model leaves: after a crash this round's noise is not drawn a second time,
+        # which would be a second release.
         self._save(number, record)
         append_record(self.folder / JOURNAL, record)
+        every = self.plan.devices.evaluate_every
+        if every and number % every == 0:
+            local = self._evaluate(asked, number).values()
+            record = replace(
+                record, accuracy=_mean(local, "accuracy"), macro_f1=_mean(local, "macro_f1")
+            )
+            append_record(self.folder / JOURNAL, record)  # the last of a round counts
         return record
+
+    def _assign(self, members: Mapping[str, Member], number: int) -> None:
+        """Give the devices their widths; those that were away for long are forgotten."""
+        self.seen |= dict.fromkeys(members, number)
+        held = {
+            device: ratio
+            for device, ratio in self.ratios.items()
+            if number - self.seen.setdefault(device, number) <= FORGET_ROUNDS
+        }
+        mix = self.plan.devices.ratios
+        self.ratios = held | assign_ratios(members, mix, held, self.plan.model)
+        self.seen = {device: self.seen[device] for device in self.ratios}
 
     def _wait_for_members(self) -> tuple[dict[str, Member], dict[str, str]]:
         """Devices that are ready, at least `devices.least` of them, and who sits out and why."""
@@ -309,6 +329,7 @@ class FederatedRun:
                 model=self.plan.model.to_json(),
                 seed=self.plan.seed,
                 ratios=self.ratios,
+                seen=self.seen,
                 record=record.to_json() if record else "",
                 ledger=self.ledger.to_json() if self.ledger else "",
                 state=self.algorithm.state(),
@@ -316,18 +337,28 @@ class FederatedRun:
             self.plan.keep,
         )
 
-    def _mend_journal(self, found: Checkpoint) -> None:
-        """The journal's records up to the checkpoint; one that a crash kept out is added."""
+    def _read_journal(self) -> Sequence[RoundRecord]:
+        """What the journal tells of this run, in order."""
         path = self.folder / JOURNAL
-        known: Sequence[RoundRecord] = ()
-        if path.exists():
-            known = read_records(path, self.note)
-        self.records = [
-            r for r in known if r.run == found.run and r.round_number <= found.round_number
-        ]
+        known = read_records(path, self.note) if path.exists() else ()
+        return [record for record in known if record.run == self.run_id]
+
+    def _spend_what_was_released(self, ledger: Ledger, known: Sequence[RoundRecord]) -> None:
+        """A round after the checkpoint is done again, with other noise; the journal tells that it
+        was released once already."""
+        told = max(known, key=lambda record: record.epsilon, default=None)
+        if told is not None and ledger.spend_until(told.epsilon, len(told.bytes_down)):
+            self.note(
+                f"the journal tells of models that were released after the checkpoint: epsilon "
+                f"goes on at {ledger.epsilon:.4g}"
+            )
+
+    def _mend_journal(self, found: Checkpoint, known: Sequence[RoundRecord]) -> None:
+        """The journal's records up to the checkpoint; one that a crash kept out is added."""
+        self.records = [r for r in known if r.round_number <= found.round_number]
         if found.record and all(r.round_number != found.round_number for r in self.records):
             record = RoundRecord.from_json(found.record, str(self.folder))
-            append_record(path, record)
+            append_record(self.folder / JOURNAL, record)
             self.records.append(record)
 
 

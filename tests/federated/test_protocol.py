@@ -77,6 +77,23 @@ def test_what_is_refused(change: dict[Any, Any], says: str) -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (CAPABILITIES, "device"),
+        (CAPABILITIES, "version"),
+        (RESULT, "device"),
+        (RESULT, "run"),
+        (RESULT, "sha256"),
+    ],
+)
+def test_a_name_of_any_length_is_refused(record: Record, name: str) -> None:
+    kind = type(record)
+    assert kind.from_record(record.to_record() | {name: "x" * 64}, "a device")
+    with pytest.raises(RefusedUpdateError, match=f"{name} is 65 long, expected at most 64"):
+        kind.from_record(record.to_record() | {name: "x" * 65}, "a device")
+
+
 def test_a_missing_field_is_refused() -> None:
     for name in TASK.to_record():
         plain = TASK.to_record()

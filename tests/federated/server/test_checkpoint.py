@@ -14,6 +14,7 @@ from penstock.errors import FormatError, PenstockError, StorageError
 from penstock.federated.arrays import Arrays
 from penstock.federated.server.checkpoint import (
     Checkpoint,
+    newest_round,
     read_checkpoint,
     read_newest,
     write_checkpoint,
@@ -35,6 +36,7 @@ def checkpoint(number: int = 5) -> Checkpoint:
         model="{}",
         seed=3,
         ratios={"d0": 0.5, "gerät": 1.0},
+        seen={"d0": 5, "gerät": 2},
         record='{"format":1}',
         ledger="",
         state=STATE,
@@ -44,7 +46,7 @@ def checkpoint(number: int = 5) -> Checkpoint:
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     found = read_checkpoint(write_checkpoint(tmp_path, checkpoint()))
     assert (found.run, found.ratios, found.seed) == ("00ff00ff00ff00ff", checkpoint().ratios, 3)
-    assert found.record == checkpoint().record
+    assert (found.record, found.seen) == (checkpoint().record, checkpoint().seen)
     assert set(found.state) == set(STATE)
     for name, array in STATE.items():
         assert found.state[name].shape == array.shape and found.state[name].dtype == array.dtype
@@ -90,11 +92,12 @@ def test_the_newest_whole_one_is_taken_and_the_damaged_is_named(tmp_path: Path) 
     notes: list[str] = []
     found = read_newest(tmp_path, notes.append)
     assert found is not None and found.round_number == 9
+    assert newest_round(tmp_path) == 11  # a round that ended, whatever became of its file
     assert [("000011" in n, "000010" in n) for n in notes] == [(True, False), (False, True)]
 
 
 def test_all_damaged_is_an_error_and_none_is_none(tmp_path: Path) -> None:
-    assert read_newest(tmp_path, print) is None
+    assert read_newest(tmp_path, print) is None and newest_round(tmp_path) == -1
     assert read_newest(tmp_path / "nowhere", print) is None
     (tmp_path / "round-000001.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(FormatError, match="all 1 checkpoints are damaged"):

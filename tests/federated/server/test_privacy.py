@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from penstock.federated.aggregation import Update
 from penstock.federated.algorithm import HeteroFL
 from penstock.federated.arrays import digest
 from penstock.federated.models import model_spec
+from penstock.federated.server.fleet import Answer, Kind, Node, Request
 from penstock.federated.server.privacy import Ledger, private_mean
 from penstock.federated.server.settings import PrivacySettings
 from tests.federated.sample_models import IMAGES, random_arrays
-from tests.federated.server.fake_fleet import algorithm_of, fleet_of, plan_of, run_of
+from tests.federated.server.fake_fleet import FakeFleet, algorithm_of, fleet_of, plan_of, run_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Flower's, of click
 SETTINGS = PrivacySettings(noise_multiplier=1.0, clipping_norm=0.5, population=10)
@@ -96,6 +98,82 @@ def test_epsilon_grows_by_round_and_survives_a_resume(tmp_path: Path) -> None:
     for _ in range(3):
         whole.spend(4)
     assert again.ledger.epsilon == pytest.approx(whole.epsilon)
+
+
+class KilledError(BaseException):
+    """As SIGKILL: nothing after it runs."""
+
+
+@dataclass
+class Interrupted(FakeFleet):
+    """Ends the process in the evaluation of a round, when the devices have the new model."""
+
+    released: list[str] = field(default_factory=list)
+
+    def exchange(
+        self, requests: Mapping[Node, Request], deadline_s: float, kind: Kind = "train"
+    ) -> Mapping[Node, Answer]:
+        if kind == "evaluate":
+            self.released += {digest(arrays) for _, arrays in requests.values()}
+            raise KilledError
+        return super().exchange(requests, deadline_s, kind)
+
+
+def spent(releases: int) -> float:
+    """Epsilon of so many rounds of four devices."""
+    ledger = Ledger(SETTINGS)
+    for _ in range(releases):
+        ledger.spend(4)
+    return ledger.epsilon
+
+
+def test_a_model_that_was_released_for_evaluation_is_not_made_again_with_other_noise(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("dp_accounting")
+    plan = plan_of(rounds=2, evaluate_every=1, ratios=((1.0, 1.0),))
+    fleet = Interrupted(fleet_of(4).devices)
+    for number in (1, 2):
+        run = run_of(tmp_path, fleet, plan, kind=HeteroFL)
+        run.ledger = Ledger(SETTINGS)
+        if number == 1:
+            run.begin()
+        else:
+            run.resume()
+        with pytest.raises(KilledError):
+            run.run()
+        again = run_of(tmp_path, fleet, plan, kind=HeteroFL)
+        again.ledger = Ledger(SETTINGS)
+        again.resume()
+        assert again.algorithm.round_number == number
+        assert [digest(again.algorithm.arrays)] == fleet.released[number - 1 :]
+        assert again.ledger.epsilon == pytest.approx(spent(number))
+
+
+def test_a_release_whose_checkpoint_is_damaged_stays_spent(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    plan = plan_of(rounds=2)
+    for damages in range(3):  # the same round is released again after each
+        run = run_of(tmp_path, fleet_of(4), plan, kind=HeteroFL)
+        run.ledger = Ledger(SETTINGS)
+        if damages == 0:
+            run.begin()
+        else:
+            (tmp_path / "round-000002.safetensors").write_bytes(b"")
+            run.resume()
+            assert run.algorithm.round_number == 1
+            assert run.ledger.epsilon == pytest.approx(spent(1 + damages))
+        assert run.run()[-1].epsilon == pytest.approx(spent(2 + damages))
+
+
+def test_what_a_journal_tells_is_spent_once() -> None:
+    pytest.importorskip("dp_accounting")
+    ledger = Ledger(SETTINGS)
+    ledger.spend(4)
+    for told in (-1.0, math.nan, math.inf, spent(1)):
+        assert ledger.spend_until(told, 4) == 0
+    assert ledger.spend_until(spent(3), 4) == 2
+    assert ledger.epsilon == pytest.approx(spent(3))
 
 
 def test_one_gaussian_release_costs_what_the_theorem_says() -> None:

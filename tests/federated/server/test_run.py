@@ -156,6 +156,9 @@ def _spoil(name: str) -> Behaviour:
                 "device": {"device": "d1"},
                 "claims": {"examples": 10**9},
                 "nothing": {"examples": 0},
+                "labels": {"labelled": 10**12},
+                "guesses": {"labelled": 3, "confident": result.examples},
+                "chatter": {"refused": "x" * 60_000},
                 "refuses": {"refused": "battery at 4 %"},
                 "unsigned": {"sha256": ""},
             }
@@ -180,6 +183,9 @@ def _spoil(name: str) -> Behaviour:
         ("device", "answers as device 'd1'"),
         ("claims", "1000000000 examples"),
         ("nothing", "0 examples"),
+        ("labels", "1000000000000 have a label"),
+        ("guesses", "3 have a label and it was sure of"),
+        ("chatter", "the device refused: xxx"),
         ("refuses", "the device refused: battery at 4 %"),
         ("unsigned", "the device said none"),
     ],
@@ -194,6 +200,7 @@ def test_a_bad_answer_is_refused_and_recorded_and_the_rest_goes_on(
     run = finished(tmp_path / "bad", fleet=fleet, plan=plan)
     clean = finished(tmp_path / "clean", fleet=without, plan=plan)
     assert words in run.records[1].refused["d0"]
+    assert len(run.records[1].refused["d0"]) <= 500
     assert run.records[1].devices == ("d1", "d2", "d3")
     assert run.records[2].devices == ("d0", "d1", "d2", "d3")
     assert digest(run.algorithm.arrays) == digest(clean.algorithm.arrays)
@@ -228,6 +235,7 @@ def test_who_is_not_ready_sits_out_with_the_reason(tmp_path: Path) -> None:
         6: capabilities("twin"),
         7: capabilities("twin"),
         8: capabilities("twin"),
+        10: capabilities("chatter", ready=False, reason="x" * 60_000),
         9: RefusedUpdateError("speaks protocol 2"),  # type: ignore[dict-item]
     }
     run = finished(tmp_path, fleet=fleet, plan=plan_of(rounds=1))
@@ -241,6 +249,7 @@ def test_who_is_not_ready_sits_out_with_the_reason(tmp_path: Path) -> None:
         "broken": "input_shape and labels are not JSON lists",
         "twin": "two nodes answer as this device; each device needs a key of its own",
         "node 9": "speaks protocol 2",
+        "chatter": "x" * 500,
     }
 
 
@@ -298,6 +307,30 @@ def test_chunks_and_scores_and_local_evaluation_are_recorded(tmp_path: Path) -> 
     assert records[1].macro_f1 == 0.25
     assert records[0].global_accuracy == 0.75
     assert records[0].figures["chunk_macro_f1/0"] == 0.5
+
+
+def test_a_crash_in_the_evaluation_keeps_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        """As SIGKILL: nothing after it runs."""
+
+    def die(*_: Any) -> Any:
+        raise KilledError
+
+    plan = plan_of(rounds=2, evaluate_every=1)
+    run = run_of(tmp_path, plan=plan)
+    monkeypatch.setattr(run, "_evaluate", die)
+    run.begin()
+    with pytest.raises(KilledError):
+        run.run()
+    fleet = fleet_of(5)
+    again = run_of(tmp_path, fleet, plan)
+    again.resume()
+    assert digest(again.algorithm.arrays) == digest(run.algorithm.arrays)
+    assert [record.accuracy for record in again.run()] == [-1.0, 0.5]
+    assert {task.round_number for _, task, kind in fleet.tasks if kind == "train"} == {2}
+    assert read_records(tmp_path / JOURNAL) == tuple(again.records)
 
 
 def test_a_record_that_a_crash_kept_from_the_journal_comes_from_the_checkpoint(
@@ -379,3 +412,23 @@ def test_devices_keep_their_ratio_over_a_resume(tmp_path: Path) -> None:
     again.run()
     assert {d: again.ratios[d] for d in first.ratios} == first.ratios
     assert len(again.ratios) == 8
+
+
+def test_devices_that_were_away_for_long_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "FORGET_ROUNDS", 2)
+    mix = ((1.0, 0.5), (0.5, 0.5))
+    finished(tmp_path, fleet=fleet_of(2), plan=plan_of(rounds=1, ratios=mix))
+    fleet = fleet_of(4)
+    del fleet.devices[100], fleet.devices[101]
+    again = run_of(tmp_path, fleet, plan_of(rounds=3, ratios=mix))
+    again.resume()
+    again.run()
+    assert set(again.ratios) == set(again.seen) == {"d0", "d1", "d2", "d3"}
+    fleet.devices[104] = capabilities("d4")
+    last = run_of(tmp_path, fleet, plan_of(rounds=4, ratios=mix))
+    last.resume()
+    last.run()
+    assert last.seen == {"d2": 4, "d3": 4, "d4": 4}
+    assert last.ratios["d4"] == 1.0  # d0, of that width, is not counted any more
