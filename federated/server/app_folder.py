@@ -13,7 +13,8 @@ from penstock.errors import StorageError
 
 SERVER_MODULE = "penstock.federated.server.server_app"
 CLIENT_MODULE = "penstock.federated.client.supernode_app"
-SETTINGS, RESUME, ATTEMPT = "settings-file", "resume", "attempt"  # of the run's configuration
+# names in the run's configuration
+SETTINGS, FOLDER, RESUME, ATTEMPT = "settings-file", "folder", "resume", "attempt"
 MODULE = "from {} import app as made\n\napp = made\n"  # `flwr run` looks for an assignment
 PROJECT = """\
 [project]
@@ -32,15 +33,19 @@ clientapp = "penstock_app.client_app:app"
 
 [tool.flwr.app.config]
 {settings} = {path}
+{home} = {run_folder}
 {resume} = {again}
 {attempt} = "{token}"
 """
 
 
-def write_app(folder: Path, settings_file: Path, *, resume: bool, attempt: str) -> None:
+def write_app(
+    folder: Path, settings_file: Path, run_folder: Path, *, resume: bool, attempt: str
+) -> None:
     """Write the app; what was there is replaced.
 
     Args:
+        run_folder: where the outcome goes.
         attempt: letters that the run's outcome repeats, so that it is not taken for another's.
 
     Raises:
@@ -55,6 +60,8 @@ def write_app(folder: Path, settings_file: Path, *, resume: bool, attempt: str) 
         project = PROJECT.format(
             settings=SETTINGS,
             path=json.dumps(str(settings_file), ensure_ascii=False),  # JSON is TOML here
+            home=FOLDER,
+            run_folder=json.dumps(str(run_folder), ensure_ascii=False),
             resume=RESUME,
             again="true" if resume else "false",
             attempt=ATTEMPT,

@@ -1,8 +1,9 @@
 """A whole federated run over Flower: SuperLink, the run, and what is started again when it dies.
 
 SuperLink killed: Flower calls the run failed. It is started again, and so is the run, from the
-newest checkpoint. The verdict is what the run itself wrote, or else Flower's word for it; never an
-exit code.
+newest checkpoint; a start that fails is tried again as well. Only tries without a round in between
+are counted against `restarts`. The verdict is what the run itself wrote, or else Flower's word for
+it; never an exit code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.errors import PenstockError, StorageError, UsageError
+from penstock.federated.server.checkpoint import newest_round
 from penstock.federated.server.outcome import NAME, Outcome, read_outcome
 from penstock.federated.server.settings import ServerSettings
 from penstock.federated.server.superlink import SuperLink
@@ -49,7 +51,8 @@ def serve(
     Raises:
         UsageError: the folder holds a run and `resume` was not asked for, or another server
             uses it.
-        PenstockError: SuperLink does not come up, or the run ended by an error.
+        PenstockError: SuperLink does not come up, the run ended by an error, or it was started
+            again `restarts` times and no round ended.
     """
     folder = Path(settings.run.folder)
     try:
@@ -75,11 +78,11 @@ def _watch(
     note: Callable[[str], None],
     on_start: Callable[[SuperLink], None],
 ) -> Served:
-    restarts = 0
+    restarts = tries = 0  # in all, and since a round ended
     link.start()
     on_start(link)
     run, attempt = _submit(link, settings_file, folder, resume)
-    asked = time.monotonic()
+    asked, ended = time.monotonic(), newest_round(folder)
     while True:
         time.sleep(WATCH_S)
         outcome = read_outcome(folder, attempt)
@@ -91,27 +94,46 @@ def _watch(
             trouble = "SuperLink died"
         elif outcome is None and time.monotonic() - asked > ASK_FLOWER_S:
             asked = time.monotonic()
+            link.trim_log()
             status = link.status(run)
             if status.startswith("finished") and read_outcome(folder, attempt) is None:
                 trouble = f"the run is {status} and says nothing"
         if not trouble:
             continue
-        if restarts >= settings.superlink.restarts:
-            raise PenstockError(f"{trouble}; it was started again {restarts} times: giving up")
-        pause = min(MOST_PAUSE_S, 2.0**restarts) if outcome is not None else 0.0
-        restarts += 1
-        note(f"{trouble}; starting again after {pause:g} s, from the newest checkpoint")
-        time.sleep(pause)
-        if not link.alive():
-            link.stop()  # what it left behind
-            link.start()
-        run, attempt = _submit(link, settings_file, folder, True)
+        begun = False
+        pause = min(MOST_PAUSE_S, 2.0**tries) if outcome is not None else 0.0
+        while not begun:
+            if newest_round(folder) > ended:
+                ended, tries = newest_round(folder), 0
+            if tries >= settings.superlink.restarts:
+                raise PenstockError(
+                    f"{trouble}; it was started again {tries} times and no round ended: giving up"
+                )
+            restarts, tries = restarts + 1, tries + 1
+            note(f"{trouble}; starting again after {pause:g} s, from the newest checkpoint")
+            time.sleep(pause)
+            try:
+                if not link.alive():
+                    link.stop()  # what it left behind
+                    link.start()
+                run, attempt = _submit(link, settings_file, folder, True)
+                begun = True
+            except PenstockError as error:
+                link.stop()
+                trouble, pause = f"it could not be started: {error}", min(MOST_PAUSE_S, 2.0**tries)
         asked = time.monotonic()
 
 
 def _submit(link: SuperLink, settings_file: Path, folder: Path, resume: bool) -> tuple[str, str]:
-    """Flower's identity of the run, and ours of this try."""
-    (folder / NAME).unlink(missing_ok=True)
+    """Flower's identity of the run, and ours of this try.
+
+    Raises:
+        PenstockError: SuperLink did not take it, or the folder cannot be written.
+    """
+    try:
+        (folder / NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
     attempt = secrets.token_hex(8)
     return link.submit(settings_file.resolve(), resume=resume, attempt=attempt), attempt
 

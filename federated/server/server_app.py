@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError, StorageError
 from penstock.federated.flower_content import no_calls_home
-from penstock.federated.server.app_folder import ATTEMPT, RESUME, SETTINGS
+from penstock.federated.server.app_folder import ATTEMPT, FOLDER, RESUME, SETTINGS
 from penstock.federated.server.build import build_run
+from penstock.federated.server.fleet import Fleet
 from penstock.federated.server.grid_fleet import GridFleet
+from penstock.federated.server.keyed_fleet import KeyedFleet
 from penstock.federated.server.outcome import Outcome, write_outcome
 from penstock.federated.server.run import FederatedRun
 from penstock.federated.server.serve import only_one
-from penstock.federated.server.settings import read_settings
+from penstock.federated.server.settings import ServerSettings, read_settings
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -37,6 +39,7 @@ def server_app() -> ServerApp:
         run_on_grid(
             grid,
             Path(str(asked[SETTINGS])),
+            Path(str(asked[FOLDER])),
             resume=bool(asked[RESUME]),
             attempt=str(asked[ATTEMPT]),
         )
@@ -44,15 +47,20 @@ def server_app() -> ServerApp:
     return made
 
 
-def run_on_grid(grid: Grid, settings_file: Path, *, resume: bool, attempt: str) -> None:
-    """All rounds; how it ended goes into the run's folder, and an error on to Flower."""
-    settings = read_settings(settings_file)
-    folder = Path(settings.run.folder)
+def run_on_grid(
+    grid: Grid, settings_file: Path, folder: Path, *, resume: bool, attempt: str
+) -> None:
+    """All rounds; how it ended goes into the run's folder, and an error on to Flower.
+
+    Args:
+        folder: the run's, as the settings had it when they were read by whoever asks for the run.
+    """
     run: FederatedRun | None = None
     try:
+        settings = read_settings(settings_file)
         # After a crash of SuperLink the process of the run before may still be about to end.
         with only_one(folder / "run.lock", wait_s=60.0):
-            run = build_run(settings, GridFleet(grid, settings.devices.query_s), say)
+            run = build_run(settings, _fleet(grid, settings), say)
             if resume:
                 run.resume()
             else:
@@ -64,6 +72,13 @@ def run_on_grid(grid: Grid, settings_file: Path, *, resume: bool, attempt: str) 
         _tell(folder, attempt, run, error)
         raise
     _tell(folder, attempt, run, None)
+
+
+def _fleet(grid: Grid, settings: ServerSettings) -> Fleet:
+    fleet = GridFleet(grid, settings.devices.query_s)
+    if settings.superlink.insecure:  # keys are not checked, and a stock SuperNode makes one up
+        return fleet
+    return KeyedFleet(fleet, lambda: {node.node_id: node.public_key for node in grid.get_nodes()})
 
 
 def say(text: str) -> None:

@@ -167,7 +167,8 @@ class SuperLinkSettings:
         database: SuperLink keeps its state in a file. Without it a round takes half of the time
             on a small machine, and nothing is lost when SuperLink dies: keys are registered
             anew, the run goes on from its checkpoint, and devices keep their answers.
-        restarts: how often a SuperLink or a run that died is started again.
+        restarts: how often a SuperLink or a run that died is started again, with no round ending
+            in between.
     """
 
     host: str = "127.0.0.1"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import ssl
 import subprocess
@@ -31,7 +32,8 @@ from penstock.loaders.partial_file import partial_file
 
 START_S, COMMAND_S = 90.0, 120.0
 MOST_LOG_BYTES = 16 << 20
-DATABASE, REGISTERED = "superlink.db", "registered.json"
+KEPT = 2  # damaged databases
+DATABASE, REGISTERED, LOG = "superlink.db", "registered.json", "superlink.log"
 COMMANDS = "penstock.federated.server.flower_commands"
 PROCESS = "penstock.federated.server.superlink_process"
 
@@ -122,10 +124,22 @@ class SuperLink:
         if self.process is not None:
             processes.stop(self.process)
 
+    def trim_log(self) -> None:
+        """Empty a log that has grown too long; what it held is in `superlink.log.1`.
+
+        SuperLink appends, so that it goes on at the beginning. On a full disk there is no copy.
+        """
+        path = self.folder / LOG
+        with suppress(OSError):
+            if path.stat().st_size > MOST_LOG_BYTES:
+                with suppress(OSError):
+                    shutil.copyfile(path, path.with_suffix(".log.1"))
+                os.truncate(path, 0)
+
     def log_tail(self, size: int = 1500) -> str:
         """The end of the log, of SuperLink and of the runs."""
         with suppress(OSError):
-            return (self.folder / "superlink.log").read_bytes()[-size:].decode("utf-8", "replace")
+            return (self.folder / LOG).read_bytes()[-size:].decode("utf-8", "replace")
         return "(no log)"
 
     # ---------------------------------------------------------------- runs
@@ -137,7 +151,8 @@ class SuperLink:
             PenstockError: SuperLink did not take it.
         """
         app = self.folder / "app"
-        write_app(app, settings_file, resume=resume, attempt=attempt)
+        run_folder = self.folder.parent.resolve()
+        write_app(app, settings_file, run_folder, resume=resume, attempt=attempt)
         answer = self._command("run", str(app), "penstock")
         run = answer.get("run-id")
         if not isinstance(run, str):
@@ -157,37 +172,70 @@ class SuperLink:
     # ---------------------------------------------------------------- devices' keys
 
     def _register_keys(self) -> None:
-        """Let the devices of the folder `node_keys` in, and those that left it out."""
+        """Let the devices of the folder `node_keys` in.
+
+        Raises:
+            UsageError: a file holds no key.
+            StorageError: a file cannot be read or written.
+            PenstockError: SuperLink does not answer.
+        """
         known_file = self.folder / REGISTERED
-        known: dict[str, str] = {}
-        with suppress(OSError, ValueError):
-            known = json.loads(known_file.read_bytes())
-        wanted: dict[str, Path] = {}
-        if self.settings.node_keys:
-            for path in sorted(Path(self.settings.node_keys).glob("*.pub")):
-                wanted[hashlib.sha256(path.read_bytes().strip()).hexdigest()] = path
-        new = [(name, path) for name, path in wanted.items() if name not in known]
+        wanted, known = self._wanted_keys(), self._known_keys() or {}
+        new = [path for name, path in wanted.items() if name not in known]
+        if new:
+            known_file.unlink(missing_ok=True)  # until all are in: see `_drop_keys`
         answers = self._commands(
-            [
-                ["supernode", "register", str(path), "penstock", "--name", path.stem]
-                for _, path in new
-            ]
+            [["supernode", "register", str(path), "penstock", "--name", path.stem] for path in new]
         )
-        for (name, path), answer in zip(new, answers, strict=True):
+        for path, answer in zip(new, answers, strict=True):
             told = str(answer.get("error-message", ""))
             if answer.get("success") is not True and "already in use" not in told:
                 raise UsageError(f"{path}: the key cannot be registered: {told}")
-            known[name] = str(answer.get("node-id", ""))
-        gone = sorted(set(known) - set(wanted))
-        self._commands(
-            [["supernode", "unregister", known[name], "penstock"] for name in gone if known[name]]
-        )
-        for name in gone:
-            del known[name]
         with partial_file(known_file) as (file, _):
-            file.write(json.dumps(known).encode())
+            # With those of before: one whose file went away since this start began is still let in.
+            let_in = known | {name: path.name for name, path in wanted.items()}
+            file.write(json.dumps(let_in).encode())
         if not wanted:
             self.note("no device may take part: superlink.node_keys holds no *.pub")
+
+    def _drop_keys(self) -> None:
+        """Remove the database when it may let in a key that is not wanted any more.
+
+        `flwr supernode unregister` would not do: a key that SuperLink has seen once is never let in
+        again, so that one that comes back to the folder would stay out.
+        """
+        known = self._known_keys()
+        if known is None:
+            self.note("it is not known which keys SuperLink's database lets in; a new one begins")
+        else:
+            gone = sorted(known[name] for name in set(known) - set(self._wanted_keys()))
+            if not gone:
+                return
+            self.note(f"keys were taken away: {', '.join(gone)}; a new SuperLink's database begins")
+        self._remove(DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", REGISTERED)
+
+    def _wanted_keys(self) -> dict[str, Path]:
+        """Devices' keys of the folder `node_keys`, by digest.
+
+        Raises:
+            StorageError: one cannot be read.
+        """
+        paths = Path(self.settings.node_keys).glob("*.pub") if self.settings.node_keys else ()
+        wanted: dict[str, Path] = {}
+        for path in sorted(paths):
+            try:
+                wanted[hashlib.sha256(path.read_bytes().strip()).hexdigest()] = path
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+        return wanted
+
+    def _known_keys(self) -> dict[str, str] | None:
+        """Digest and file of each key that SuperLink's database lets in; None: nobody knows."""
+        with suppress(OSError, ValueError):
+            known = json.loads((self.folder / REGISTERED).read_bytes())
+            if isinstance(known, dict):
+                return {name: str(file) for name, file in known.items()}
+        return None
 
     # ---------------------------------------------------------------- Flower's files
 
@@ -195,8 +243,12 @@ class SuperLink:
         """Put a damaged database aside: keys are registered anew, and the run resumes from its own
         checkpoint, so that nothing in it is needed."""
         path = self.folder / DATABASE
+        if self.settings.insecure or not self.settings.database or not path.exists():
+            # SuperLink knows no keys yet, or lets in whoever comes.
+            (self.folder / REGISTERED).unlink(missing_ok=True)
+        else:
+            self._drop_keys()
         if not self.settings.database or not path.exists():
-            (self.folder / REGISTERED).unlink(missing_ok=True)  # SuperLink knows no keys yet
             return
         try:
             with closing(sqlite3.connect(path)) as database:
@@ -208,7 +260,11 @@ class SuperLink:
         aside = path.with_name(f"{DATABASE}.corrupt-{int(time.time())}")
         self.note(f"{path} is damaged ({found}); it was moved to {aside.name}, a new one begins")
         path.rename(aside)
-        for name in (f"{DATABASE}-wal", f"{DATABASE}-shm", REGISTERED):
+        self._remove(f"{DATABASE}-wal", f"{DATABASE}-shm", REGISTERED)
+        self._remove(*sorted(p.name for p in self.folder.glob(f"{DATABASE}.corrupt-*"))[:-KEPT])
+
+    def _remove(self, *names: str) -> None:
+        for name in names:
             (self.folder / name).unlink(missing_ok=True)
 
     def _connection(self) -> str:
@@ -223,10 +279,8 @@ class SuperLink:
         )
 
     def _open_log(self) -> Any:
-        path = self.folder / "superlink.log"
-        if path.exists() and path.stat().st_size > MOST_LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-        return open(path, "ab")
+        self.trim_log()
+        return open(self.folder / LOG, "ab")
 
     def _environment(self) -> dict[str, str]:
         no_calls_home()  # also what stops SuperLink from installing packages for a run

@@ -27,20 +27,29 @@ restarts = 3
 
 
 class PlayedLink:
-    """`acts` are what happens to the runs that are submitted, one after the other."""
+    """`acts` are what happens to the runs that are submitted, one after the other; `failures` what
+    the starts raise, None where one goes well."""
 
     made: PlayedLink
     acts: list[Callable[[PlayedLink, str], None]]
+    failures: list[PenstockError | None]
 
     def __init__(self, settings: Any, folder: Path, note: Callable[[str], None]) -> None:
         type(self).made = self
         self.folder, self.running, self.starts, self.stops = folder.parent, False, 0, 0
         self.submitted: list[bool] = []
-        self.word = "running"
+        self.word, self.trims = "running", 0
 
     def start(self) -> None:
-        self.running = True
+        assert not self.running
         self.starts += 1
+        failure = type(self).failures.pop(0) if type(self).failures else None
+        if failure is not None:
+            raise failure
+        self.running = True
+
+    def trim_log(self) -> None:
+        self.trims += 1
 
     def stop(self) -> None:
         self.running = False
@@ -71,6 +80,18 @@ def dies(link: PlayedLink, attempt: str) -> None:
     link.running = False
 
 
+def is_not_taken(link: PlayedLink, attempt: str) -> None:
+    raise PenstockError("flwr run took over 120 s")
+
+
+def dies_after_round(number: int) -> Callable[[PlayedLink, str], None]:
+    def act(link: PlayedLink, attempt: str) -> None:
+        (link.folder / f"round-{number:06d}.safetensors").write_bytes(b"")
+        link.running = False
+
+    return act
+
+
 def vanishes(link: PlayedLink, attempt: str) -> None:
     link.word = "finished:failed"
 
@@ -84,8 +105,12 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     path.write_text(TEXT)
     settings: ServerSettings = read_settings(path)
 
-    def run(*acts: Callable[[PlayedLink, str], None], resume: bool = False) -> Any:
-        PlayedLink.acts = list(acts)
+    def run(
+        *acts: Callable[[PlayedLink, str], None],
+        resume: bool = False,
+        failures: tuple[PenstockError | None, ...] = (),
+    ) -> Any:
+        PlayedLink.acts, PlayedLink.failures = list(acts), list(failures)
         notes: list[str] = []
         return serve(path, settings, resume=resume, note=notes.append), notes
 
@@ -113,6 +138,7 @@ def test_a_run_that_vanishes_is_known_by_flowers_word(play: Callable[..., Any]) 
     served, notes = play(vanishes, ends())
     assert served.restarts == 1 and PlayedLink.made.starts == 1
     assert "finished:failed and says nothing" in notes[0]
+    assert PlayedLink.made.trims > 0  # the log is looked at whenever Flower is asked
 
 
 @pytest.mark.parametrize("error", ["StorageError", "ConnectError", "MemoryError"])
@@ -131,8 +157,41 @@ def test_what_stays_is_raised_as_it_was(
 
 
 def test_it_gives_up_after_so_many_restarts(play: Callable[..., Any]) -> None:
-    with pytest.raises(PenstockError, match="started again 3 times: giving up"):
+    with pytest.raises(PenstockError, match="started again 3 times and no round ended: giving up"):
         play(dies, dies, dies, dies)
+
+
+def test_a_start_that_fails_is_tried_again(play: Callable[..., Any]) -> None:
+    failures = (None, UsageError("another server answers"), StorageError("no space left"))
+    served, notes = play(dies, ends(), failures=failures)
+    assert served.outcome.rounds == 5 and served.restarts == 3
+    assert PlayedLink.made.starts == 4 and PlayedLink.made.submitted == [False, True]
+    assert "SuperLink died" in notes[0]
+    assert "could not be started: another server answers" in notes[1]
+    assert "could not be started: no space left" in notes[2]
+
+
+def test_a_run_that_is_not_taken_is_tried_again_with_another_superlink(
+    play: Callable[..., Any],
+) -> None:
+    served, notes = play(dies, is_not_taken, ends())
+    assert served.outcome.rounds == 5 and served.restarts == 2
+    assert PlayedLink.made.starts == 3
+    assert "flwr run took over 120 s" in notes[1]
+
+
+def test_starts_that_fail_end_it_after_so_many(play: Callable[..., Any]) -> None:
+    never = (None, *[StorageError("no space left")] * 3)
+    with pytest.raises(PenstockError, match="no space left; it was started again 3 times"):
+        play(dies, failures=never)
+    with pytest.raises(StorageError, match="no space left"):  # the first: at once
+        play(failures=(StorageError("no space left"),))
+
+
+def test_a_round_that_ended_makes_up_for_the_restarts_before(play: Callable[..., Any]) -> None:
+    acts = [act for number in range(1, 5) for act in (dies, dies, dies_after_round(number))]
+    served, _ = play(*acts, ends())
+    assert served.restarts == 12
 
 
 def test_an_outcome_of_another_try_is_not_taken_for_this_one(
