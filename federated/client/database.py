@@ -15,6 +15,7 @@ from penstock.errors import FormatError, StorageError, UsageError
 from penstock.federated.client.schema import TABLES, VERSION
 
 LEAST_DISK = 1 << 20  # below this not even an empty store has room
+MOST_PAGES = (1 << 30) - 1  # of any version of SQLite: 4 TiB
 PATIENCE_S = 20.0  # for another process (an ingest) that writes
 DAMAGED = (
     (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -36,6 +37,7 @@ class Database:
 
     Attributes:
         damaged: a read or a write has met damage since the file was opened.
+        refused: the last write failed, for want of room perhaps.
 
     Raises:
         DamagedDatabase: the integrity check failed.
@@ -47,7 +49,7 @@ class Database:
         if disk and disk < LEAST_DISK:
             raise UsageError(f"disk is {disk} bytes, expected at least {LEAST_DISK}")
         self.path = path
-        self.damaged = False
+        self.damaged = self.refused = False
         try:
             self.connection = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
         except sqlite3.Error as error:
@@ -91,9 +93,13 @@ class Database:
                         if statement.strip():
                             execute(statement)
                     execute(f"PRAGMA user_version = {VERSION}")
-        if disk:
-            size = execute("PRAGMA page_size").fetchone()[0]
-            execute(f"PRAGMA max_page_count = {disk // size}")
+        self.bound(disk)
+
+    def bound(self, disk: int) -> None:
+        """Set the most bytes that the file may have; 0: no bound."""
+        size = self.connection.execute("PRAGMA page_size").fetchone()[0]
+        pages = disk // size if disk else MOST_PAGES
+        self.connection.execute(f"PRAGMA max_page_count = {pages}")
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -106,6 +112,7 @@ class Database:
             self.connection.execute("BEGIN IMMEDIATE")
             yield self.connection
             self.connection.execute("COMMIT")
+            self.refused = False
         except BaseException as error:
             if self.connection.in_transaction:
                 try:
@@ -113,6 +120,7 @@ class Database:
                 except sqlite3.Error:
                     pass  # a full disk may have rolled back by itself
             if isinstance(error, sqlite3.Error):
+                self.refused = True
                 self.damaged = self.damaged or _is_damage(error)
                 raise _plain(self.path, error) from error
             raise

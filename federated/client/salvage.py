@@ -1,7 +1,11 @@
 """What to do with a damaged store: move it aside, and take over every sample that is whole.
 
-Each sample carries the SHA-256 of its values, so what is taken over is what was ingested. Models
-and messages are not: the server sends both again.
+    store.db.damaged-TIME   moved aside; its samples are to be taken over, at this opening or, when
+                            that was cut off, at the next
+    store.db.corrupt-TIME   that is done; the newest two are kept
+
+Each sample carries the SHA-256 of its values, so what is taken over is what was ingested, and twice
+is once. Models and messages are not: the server sends both again.
 """
 
 from __future__ import annotations
@@ -11,20 +15,29 @@ import json
 import os
 import shutil
 import sqlite3
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from penstock.errors import StorageError
 from penstock.federated.client.database import DamagedDatabase, Database
+from penstock.loaders.partial_file import keep_file
 
-COLUMNS = ("id", "hash", "chunk", "label", "shape", "data", "exemplar", "ingested_at")
+COLUMNS = ("hash", "chunk", "label", "shape", "data", "exemplar", "ingested_at")
 Row = tuple[int, bytes, int | None, int | None, str, bytes, int, float]
 FACTS = ("shape", "labels", "run", "chunk")
 PAGE = 4096  # SQLite's default, which `Database` keeps
+KINDS = ("damaged", "corrupt")
+KEPT = 2  # damaged files
+PART = 256  # samples in memory at a time
+ONE_BY_ONE, MOST_ID = 2000, 1 << 62
+TAKE = (  # two damaged stores may hold the same sample
+    f"INSERT INTO samples ({', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (hash) DO UPDATE SET label = coalesce(label, excluded.label)"
+)
 
 
 @dataclass(frozen=True)
@@ -51,75 +64,130 @@ def open_or_salvage(path: Path, disk: int = 0) -> tuple[Database, Salvage | None
     """The store's database; a damaged one is moved aside first.
 
     Raises:
-        FormatError, StorageError: as `Database`.
+        FormatError, StorageError: as `Database`; or a damaged one cannot be moved, or taken over
+            for want of room: then it is tried again at the next opening.
     """
+    reason = "its samples were not all taken over when that was found"
     try:
-        return Database(path, disk), None
+        database = Database(path, disk)
     except DamagedDatabase as damage:
         reason = str(damage).removeprefix(f"{path}: ").splitlines()[0]
-    moved = _move_aside(path)
-    database = Database(path, disk)
+        _move_aside(path)
+        database = Database(path, disk)
+    waiting = [
+        found
+        for found in sorted(path.parent.glob(f"{path.name}.damaged-*"))
+        if not found.name.endswith(("-wal", "-shm"))
+    ]
+    if not waiting:
+        return database, None
     try:
-        return database, Salvage(moved, reason, _take_over(moved, database))
+        database.bound(0)  # what was in the old store may be in the new one
+        samples = sum(_take_over(damaged, database) for damaged in waiting)
+        database.bound(disk)
+        for damaged in waiting:
+            done = path.with_name(damaged.name.replace(".damaged-", ".corrupt-"))
+            _rename(damaged, done)
+        _forget_old(path, done)
+        return database, Salvage(done, reason, samples)
     except BaseException:
         database.close()
         raise
 
 
-def _move_aside(path: Path) -> Path:
+def _move_aside(path: Path) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    target, number = path.with_name(f"{path.name}.corrupt-{stamp}"), 1
-    while target.exists():
-        target, number = path.with_name(f"{path.name}.corrupt-{stamp}-{number}"), number + 1
+    number, end = 0, stamp
+    while any(path.with_name(f"{path.name}.{kind}-{end}").exists() for kind in KINDS):
+        number += 1
+        end = f"{stamp}-{number}"
+    _rename(path, path.with_name(f"{path.name}.damaged-{end}"))
+
+
+def _rename(path: Path, target: Path) -> None:
+    """A database and its log, which may hold commits and must not be played into another file."""
     try:
-        # The log goes too: it may hold commits, and must not be played into the new file.
-        for end in ("-wal", "-shm", ""):
+        for end in ("-wal", "-shm"):
             part = path.with_name(path.name + end)
             if part.exists():
                 os.replace(part, target.with_name(target.name + end))
     except OSError as error:
-        raise StorageError(
-            f"{path}: the database is damaged and cannot be moved aside: {error}"
-        ) from error
-    return target
+        raise StorageError(f"{path}: is damaged and cannot be moved aside: {error}") from error
+    keep_file(path, target)
+
+
+def _forget_old(path: Path, newest: Path) -> None:
+    """A failing disk damages store after store; copies of all would fill it."""
+    others = sorted(
+        found
+        for found in path.parent.glob(f"{path.name}.corrupt-*")
+        if found != newest and not found.name.endswith(("-wal", "-shm"))
+    )
+    for old in others[: -(KEPT - 1)]:
+        for end in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                old.with_name(old.name + end).unlink(missing_ok=True)
 
 
 def _take_over(damaged: Path, database: Database) -> int:
-    facts, rows = _read(damaged)
-    if not rows:
+    """Samples that came into the database; it may be begun anew after every step."""
+    before = _count(database)
+    if not _copy(damaged, database):
         # Perhaps it is the first page, which says where the tables are. A new store's says the
         # same: the tables are made in the same order, so they begin at the same pages.
-        with tempfile.TemporaryDirectory(dir=damaged.parent) as folder:
-            copy = Path(folder) / "copy.db"
-            if _with_new_first_page(damaged, copy):
-                facts, rows = _read(copy)
-    with database.writing() as new:
-        for name, value in facts.items():
-            new.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
-        for row in rows:
-            if "chunk" not in facts:  # then a number of a chunk says nothing
-                row = (*row[:2], None, *row[3:])
-            marks = ", ".join("?" for _ in row)
-            new.execute(f"INSERT INTO samples ({', '.join(COLUMNS)}) VALUES ({marks})", row)
-    return len(rows)
+        folder = database.path.with_name(f"{database.path.name}.salvaging")
+        shutil.rmtree(folder, ignore_errors=True)  # of one that was cut off
+        try:
+            folder.mkdir(mode=0o700)
+            if _with_new_first_page(damaged, folder / "copy.db"):
+                _copy(folder / "copy.db", database)
+        except OSError as error:
+            raise StorageError(
+                f"{damaged}: no room for a copy ({error}), which its samples are read from: free "
+                f"{damaged.stat().st_size} bytes"
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return _count(database) - before
 
 
-def _read(path: Path) -> tuple[dict[str, str], list[Row]]:
-    """Facts as JSON, and the samples that are whole, each once."""
-    rows: dict[bytes, Row] = {}
+def _copy(path: Path, database: Database) -> int:
+    """Facts, and the samples that are whole, a few at a time. Returns how many were read."""
+    read = 0
+    with closing(_source(path)) as old:
+        facts, rows = _facts(old), filter(_is_whole, _rows(old))
+        part = list(islice(rows, PART))
+        if part:
+            facts["shape"] = part[0][4]  # which a checksum covers
+        with database.writing() as new:
+            for name, value in facts.items():
+                new.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        while part:
+            with database.writing() as new:
+                new.executemany(
+                    TAKE, [_taken(row, facts) for row in part if row[4] == facts["shape"]]
+                )
+            read += len(part)
+            part = list(islice(rows, PART))
+    return read
+
+
+def _taken(row: Row, facts: Mapping[str, str]) -> tuple[object, ...]:
+    """What `TAKE` takes. Without the facts a number of a chunk says nothing."""
+    _, identity, chunk, *others = row
+    return (identity, chunk if "chunk" in facts else None, *others)
+
+
+def _source(path: Path) -> sqlite3.Connection:
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as old:
-            facts = _facts(old)
-            for row in _rows(old):
-                if _is_whole(row):
-                    rows.setdefault(row[1], row)
-    except sqlite3.Error:
-        return {}, list(rows.values())
-    found = list(rows.values())
-    if found:
-        facts.setdefault("shape", found[0][4])
-        found = [row for row in found if row[4] == facts["shape"]]
-    return facts, found
+        return sqlite3.connect(path, isolation_level=None)
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: cannot be opened: {error}") from error
+
+
+def _count(database: Database) -> int:
+    with database.reading() as db:
+        return int(db.execute("SELECT count(*) FROM samples").fetchone()[0])
 
 
 def _facts(old: sqlite3.Connection) -> dict[str, str]:
@@ -133,20 +201,46 @@ def _facts(old: sqlite3.Connection) -> dict[str, str]:
 
 
 def _rows(old: sqlite3.Connection) -> Iterator[Row]:
-    """Rows in their order; after one that cannot be read, the next that can."""
-    at, step, misses = 0, 1, 0
-    while misses < 40:  # the last steps are of a million millions
-        try:
-            row = old.execute(
-                f"SELECT {', '.join(COLUMNS)} FROM samples WHERE id > ? ORDER BY id LIMIT 1", (at,)
-            ).fetchone()
-        except sqlite3.Error:
-            at, step, misses = at + step, step * 2, misses + 1
+    """Rows in their order, without those that cannot be read."""
+    try:
+        old.execute("SELECT id FROM samples LIMIT 0")
+    except sqlite3.Error:
+        return  # there is no such table any more
+    at, misses = 1, 0
+    while True:
+        row = _from(old, at)
+        if row is None:
+            return
+        if row:
+            at, misses = row[0] + 1, 0
+            yield row
             continue
-        if row is None or not isinstance(row[0], int) or row[0] <= at:
-            return  # in a damaged tree the next may be one from before
-        yield row
-        at, step, misses = row[0], 1, 0
+        # One by one first: right after a row that cannot be read lies the next that can. Then
+        # further and further, and back to the first one that can be read.
+        failed, misses = at, misses + 1
+        at += 1 if misses <= ONE_BY_ONE else 1 << (misses - ONE_BY_ONE)
+        if at > MOST_ID:
+            return
+        if at > failed + 1 and _from(old, at) != ():
+            while at > failed + 1:
+                middle = (failed + at) // 2
+                if _from(old, middle) == ():
+                    failed = middle
+                else:
+                    at = middle
+
+
+def _from(old: sqlite3.Connection, at: int) -> Row | tuple[()] | None:
+    """The row with this id or the next; None: there is none; (): it cannot be read."""
+    try:
+        row: Row | None = old.execute(
+            f"SELECT id, {', '.join(COLUMNS)} FROM samples WHERE id >= ? ORDER BY id LIMIT 1", (at,)
+        ).fetchone()
+    except sqlite3.Error:
+        return ()
+    if row is not None and (not isinstance(row[0], int) or row[0] < at):
+        return ()  # in a damaged tree the next may be one from before
+    return row
 
 
 def _is_whole(row: Row) -> bool:
@@ -164,16 +258,16 @@ def _is_whole(row: Row) -> bool:
 
 
 def _with_new_first_page(damaged: Path, copy: Path) -> bool:
-    try:
-        pages = damaged.stat().st_size // PAGE
-        shutil.copyfile(damaged, copy)
-        fresh = copy.with_name("fresh.db")
-        Database(fresh).close()
-        first = bytearray(fresh.read_bytes()[:PAGE])
-        first[28:32] = pages.to_bytes(4, "big")  # size in pages (file format, section 1.3.8)
-        first[32:40] = bytes(8)  # no list of free pages: it is only read
-        with open(copy, "r+b") as file:
-            file.write(first)
-        return pages > 1
-    except OSError:
-        return False  # no room for a copy: the damaged file itself stays
+    """Whether there was more than that page. An OSError says that there is no room."""
+    pages = damaged.stat().st_size // PAGE
+    if pages < 2:
+        return False
+    shutil.copyfile(damaged, copy)
+    fresh = copy.with_name("fresh.db")
+    Database(fresh).close()
+    first = bytearray(fresh.read_bytes()[:PAGE])
+    first[28:32] = pages.to_bytes(4, "big")  # size in pages (file format, section 1.3.8)
+    first[32:40] = bytes(8)  # no list of free pages: it is only read
+    with open(copy, "r+b") as file:
+        file.write(first)
+    return True
