@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penstock.federated.client.database import Database
+from penstock.federated.client.room import LEAST, check_room, make_room
 
 State = Literal["announced", "held", "answered"]
 Outcome = Literal["sent", "expired", "gone", "failed"]
@@ -63,11 +64,20 @@ class Journal:
     def __init__(self, database: Database) -> None:
         self.database = database
 
+    def check_room(self, nbytes: int = LEAST) -> None:
+        """Refuse to begin what could not be kept.
+
+        Raises:
+            StorageError: there is no room for so many bytes.
+        """
+        check_room(self.database, nbytes)
+
     def announce(
         self, message_id: str, run_id: int, kind: str, expires_at: float, head: bytes, tree: bytes
     ) -> None:
         """A message was handed out to us."""
         with self.database.writing() as db:
+            make_room(self.database, len(head) + len(tree))
             db.execute(
                 "INSERT OR IGNORE INTO messages "
                 "(id, state, run_id, kind, expires_at, head, tree, received_at) "
@@ -78,6 +88,7 @@ class Journal:
     def hold(self, message_id: str, parts: Mapping[str, bytes]) -> None:
         """All its parts are here."""
         with self.database.writing() as db:
+            make_room(self.database, sum(map(len, parts.values())))
             self._put_parts(message_id, parts, reply=False)
             db.execute("UPDATE messages SET state = 'held' WHERE id = ?", (message_id,))
 
@@ -106,6 +117,7 @@ class Journal:
         """The reply is here; the parts of the question may go."""
         with self.database.writing() as db:
             db.execute("DELETE FROM objects WHERE message = ?", (message_id,))
+            make_room(self.database, sum(map(len, parts.values())))
             self._put_parts(message_id, parts, reply=True)
             db.execute(
                 "UPDATE messages SET state = 'answered', reply_head = ?, reply_tree = ?, "
@@ -122,16 +134,16 @@ class Journal:
                 (outcome, time.time(), message_id),
             )
             db.execute("DELETE FROM messages WHERE id = ?", (message_id,))
-            db.execute(
+            db.execute(  # by number, not by time: a clock may be set back
                 "DELETE FROM done WHERE rowid NOT IN "
-                "(SELECT rowid FROM done ORDER BY ended_at DESC LIMIT ?)",
+                "(SELECT rowid FROM done ORDER BY rowid DESC LIMIT ?)",
                 (DONE_KEPT,),
             )
 
     def open_messages(self) -> list[Entry]:
         """Everything that is not over, oldest first."""
         with self.database.reading() as db:
-            rows = db.execute(f"SELECT {FIELDS} FROM messages ORDER BY received_at").fetchall()
+            rows = db.execute(f"SELECT {FIELDS} FROM messages ORDER BY rowid").fetchall()
         return [_entry(row) for row in rows]
 
     def entry(self, message_id: str) -> Entry | None:
@@ -150,6 +162,15 @@ class Journal:
                 (message_id, int(reply)),
             ).fetchall()
         return {name: data for name, data in rows if hashlib.sha256(data).hexdigest() == name}
+
+    def nbytes(self, message_id: str) -> int:
+        """Of the parts of a question, or of its reply."""
+        with self.database.reading() as db:
+            row = db.execute(
+                "SELECT coalesce(sum(length(content)), 0) FROM objects WHERE message = ?",
+                (message_id,),
+            ).fetchone()
+        return int(row[0])
 
     def outcomes(self) -> dict[str, int]:
         """How many messages ended how, of the last 200."""

@@ -14,6 +14,7 @@ from penstock.errors import FormatError, PenstockError
 from penstock.federated.array_file import pack_arrays, unpack_arrays
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.client.database import Database
+from penstock.federated.client.room import make_room
 from penstock.federated.protocol import TrainResult
 
 GLOBAL, TEACHER = "global", "teacher"  # names of models: last received; before this chunk
@@ -43,6 +44,7 @@ class Rounds:
         """Keep a model under a name; the one before goes."""
         blob = pack_arrays(model.arrays)
         with self.database.writing() as db:
+            make_room(self.database, len(blob))
             db.execute(
                 "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -101,6 +103,7 @@ class Rounds:
         """Keep an answer; the oldest go."""
         blob = None if arrays is None else pack_arrays(arrays)
         with self.database.writing() as db:
+            make_room(self.database, len(blob or b""))
             db.execute(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -114,8 +117,9 @@ class Rounds:
                 ),
             )
             db.execute(
+                # By number, not by time: a clock may be set back.
                 "DELETE FROM answers WHERE kind = ? AND rowid NOT IN "
-                "(SELECT rowid FROM answers WHERE kind = ? ORDER BY answered_at DESC LIMIT ?)",
+                "(SELECT rowid FROM answers WHERE kind = ? ORDER BY rowid DESC LIMIT ?)",
                 (kind, kind, ANSWERS_KEPT),
             )
 
@@ -123,7 +127,7 @@ class Rounds:
         """The last one to a train message, for the status."""
         with self.database.reading() as db:
             row = db.execute(
-                "SELECT result FROM answers WHERE kind = 'train' ORDER BY answered_at DESC LIMIT 1"
+                "SELECT result FROM answers WHERE kind = 'train' ORDER BY rowid DESC LIMIT 1"
             ).fetchone()
         if row is None:
             return None

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import StorageError, UsageError
 from penstock.federated.client.database import Database
+from penstock.federated.client.room import make_room
 from penstock.federated.client.rounds import TEACHER, Rounds
 from penstock.federated.client.salvage import Salvage, open_or_salvage, sample_hash
 from penstock.federated.training.data import UNLABELLED, TrainingData
@@ -164,35 +165,62 @@ class Store:
         if chunk is not None and chunk < self.chunk:
             raise UsageError(f"chunk is {chunk}, but chunk {self.chunk} has begun; older is over")
         text, now = json.dumps(shape), time.time()
+        # Before the transaction: meanwhile a round may write.
+        hashes = [sample_hash(text, _blob(window)) for window in inputs]
         with self.database.writing() as db:
             self._check_same(shape, label_names, data)
-            evicted = self._make_room(inputs.nbytes + 200 * len(data))
-            new = labelled = known = 0
-            for row, (window, label) in enumerate(zip(inputs, labels, strict=True)):
-                blob = np.ascontiguousarray(window, "<f4").tobytes()
-                identity = sample_hash(text, blob)
-                value = None if label == UNLABELLED else int(label)
-                there = db.execute(
-                    "SELECT id, label FROM samples WHERE hash = ?", (identity,)
-                ).fetchone()
-                if there is None:
-                    db.execute(
-                        "INSERT INTO samples (hash, chunk, label, shape, data, ingested_at) "
-                        "VALUES (?, ?, ?, ?, ?, ?)",
-                        (identity, chunk, value, text, blob, now),
-                    )
-                    new += 1
-                elif value is not None and there[1] is None:
-                    db.execute("UPDATE samples SET label = ? WHERE id = ?", (value, there[0]))
-                    labelled += 1
-                elif value is not None and value != there[1]:
-                    raise UsageError(
-                        f"window {row} was ingested before with label {there[1]}, now it has "
-                        f"{value}; which is right?"
-                    )
-                else:
-                    known += 1
-        return Added(new, labelled, known, evicted)
+            new, labelled, there = self._compare(hashes, labels)
+            db.executemany("UPDATE samples SET label = ? WHERE id = ?", labelled)
+            nbytes = len(new) * (inputs.nbytes // len(data) + 200) if new else 0
+            evicted = make_room(self.database, nbytes, samples=True, keep=there) if new else 0
+            db.executemany(
+                "INSERT INTO samples (hash, chunk, label, shape, data, ingested_at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (hashes[row], chunk, label, text, _blob(inputs[row]), now)
+                    for row, label in new.items()
+                ),
+            )
+        known = len(data) - len(new) - len(labelled)
+        return Added(len(new), len(labelled), known, evicted)
+
+    def _compare(
+        self, hashes: list[bytes], labels: NDArray[np.int64]
+    ) -> tuple[dict[int, int | None], list[tuple[int, int]], set[int]]:
+        """Rows that are new, with their labels; labels for ids that have none; ids that are there.
+
+        Raises:
+            UsageError: a label contradicts another of the same window.
+        """
+        db = self.database.connection
+        new: dict[int, int | None] = {}
+        labelled: dict[int, int] = {}
+        there: dict[int, int | None] = {}
+        first: dict[bytes, int] = {}  # rows of windows that come in this very call
+        for row, (identity, label) in enumerate(zip(hashes, labels.tolist(), strict=True)):
+            value = None if label == UNLABELLED else label
+            found = db.execute(
+                "SELECT id, label FROM samples WHERE hash = ?", (identity,)
+            ).fetchone()
+            if found is not None:
+                at, known = found[0], there.setdefault(*found)
+            elif identity in first:
+                at, known = first[identity], new[first[identity]]
+            else:
+                first[identity], new[row] = row, value
+                continue
+            if value is None or value == known:
+                continue
+            if known is not None:
+                raise UsageError(
+                    f"window {row} was ingested before with label {known}, now it has {value}; "
+                    "which is right?"
+                )
+            if found is not None:
+                there[at] = labelled[at] = value
+            else:
+                new[at] = value
+        return new, [(value, at) for at, value in labelled.items()], set(there)
 
     def _check_same(
         self, shape: tuple[int, ...], names: tuple[str, ...], data: TrainingData
@@ -216,26 +244,6 @@ class Store:
         for name, value in (("shape", shape), ("labels", names)):
             if value:
                 db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
-
-    def _make_room(self, nbytes: int) -> int:
-        """Delete old unlabelled windows until this much fits: first those of closed chunks."""
-        db = self.database.connection
-        page = db.execute("PRAGMA page_size").fetchone()[0]
-        bound = page * db.execute("PRAGMA max_page_count").fetchone()[0]
-        missing = self.database.nbytes() + int(nbytes * 1.1) + 16 * page - bound
-        evicted = 0
-        if missing > 0:
-            rows = db.execute(
-                "SELECT id, length(data) FROM samples WHERE label IS NULL AND NOT exemplar "
-                "ORDER BY coalesce(chunk, 1 << 40) > ?, id",
-                (self.chunk - 1,),
-            ).fetchall()
-            for number, size in rows:
-                if missing <= 0:
-                    break
-                db.execute("DELETE FROM samples WHERE id = ?", (number,))
-                missing, evicted = missing - size, evicted + 1
-        return evicted
 
     def counts(self) -> Counts:
         """How much is there."""
@@ -292,6 +300,16 @@ class Store:
             self.database.shrink()
         return deleted
 
+    def most_label(self, run: str, chunk: int) -> int:
+        """The highest of the windows that would be there in this chunk of this run; -1: none."""
+        goes_on = self.fact("run") == run and chunk > self.chunk
+        with self.database.reading() as db:
+            row = db.execute(
+                "SELECT max(label) FROM samples WHERE exemplar OR coalesce(chunk, ?) >= ?",
+                (chunk, chunk if goes_on else 0),
+            ).fetchone()
+        return UNLABELLED if row[0] is None else int(row[0])
+
     def _put(self, name: str, value: Any) -> None:
         self.database.connection.execute(
             "INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value))
@@ -307,39 +325,50 @@ class Store:
         Raises:
             StorageError: the store is damaged.
         """
-        shape = self.shape
-        each = 4 * int(np.prod(shape)) if shape else 1
         with self.database.reading() as db:
             rows = db.execute(
                 "SELECT id FROM samples WHERE coalesce(chunk, 0) <= ? AND exemplar = ? "
                 "ORDER BY label IS NULL, id DESC LIMIT ?",
-                (self.chunk, int(exemplars), most_bytes // each if most_bytes else -1),
+                (self.chunk, int(exemplars), self._most_windows(most_bytes)),
             ).fetchall()
-            numbers = sorted(row[0] for row in rows)
-            inputs = np.empty((len(numbers), *(shape or (0,))), np.float32)
-            labels = np.full(len(numbers), UNLABELLED, np.int64)
-            kept = 0
-            for row in _by_id(db, numbers):
-                if sample_hash(row[1], row[2]) != row[3]:
-                    continue  # a damaged window is left out, not learnt from
-                inputs[kept] = np.frombuffer(row[2], "<f4").reshape(shape)
-                labels[kept] = UNLABELLED if row[0] is None else row[0]
-                kept += 1
-        return TrainingData(inputs[:kept], labels[:kept])
+        return self._windows(row[0] for row in rows)[1]
 
-    def labelled_windows(self) -> tuple[list[int], TrainingData]:
-        """Numbers and data of every labelled window of the open chunk, and of the exemplars."""
+    def labelled_windows(self, most_bytes: int = 0) -> tuple[list[int], TrainingData]:
+        """Numbers and data of the labelled windows of the open chunk, and of the exemplars.
+
+        Args:
+            most_bytes: of the windows; when there are more, the exemplars come first, then the
+                newest. 0: all.
+
+        Raises:
+            StorageError: the store is damaged.
+        """
         with self.database.reading() as db:
             rows = db.execute(
-                "SELECT id, label, data FROM samples "
-                "WHERE label IS NOT NULL AND chunk <= ? ORDER BY id",
-                (self.chunk,),
+                "SELECT id FROM samples WHERE label IS NOT NULL AND chunk <= ? "
+                "ORDER BY exemplar DESC, id DESC LIMIT ?",
+                (self.chunk, self._most_windows(most_bytes)),
             ).fetchall()
-        inputs = np.empty((len(rows), *(self.shape or (0,))), np.float32)
-        for place, row in enumerate(rows):
-            inputs[place] = np.frombuffer(row[2], "<f4").reshape(self.shape)
-        labels = np.array([row[1] for row in rows], np.int64)
-        return [row[0] for row in rows], TrainingData(inputs, labels)
+        return self._windows(row[0] for row in rows)
+
+    def _most_windows(self, most_bytes: int) -> int:
+        """So many fit; -1: there is no bound."""
+        return most_bytes // (4 * int(np.prod(self.shape)) or 1) if most_bytes else -1
+
+    def _windows(self, numbers: Iterable[int]) -> tuple[list[int], TrainingData]:
+        """These windows in their order, without those that are gone or damaged."""
+        shape, wanted = self.shape, sorted(numbers)
+        inputs = np.empty((len(wanted), *(shape or (0,))), np.float32)
+        labels = np.full(len(wanted), UNLABELLED, np.int64)
+        text, kept = json.dumps(shape), list[int]()
+        with self.database.reading() as db:
+            for number, row in _by_id(db, wanted):
+                if row[1] != text or sample_hash(row[1], row[2]) != row[3]:
+                    continue  # a damaged window is left out, not learnt from
+                inputs[len(kept)] = np.frombuffer(row[2], "<f4").reshape(shape)
+                labels[len(kept)] = UNLABELLED if row[0] is None else row[0]
+                kept.append(number)
+        return kept, TrainingData(inputs[: len(kept)], labels[: len(kept)])
 
     def set_exemplars(self, numbers: list[int]) -> None:
         """These windows outlive their chunk; no others do."""
@@ -350,10 +379,16 @@ class Store:
             )
 
 
-def _by_id(db: Any, numbers: Iterable[int]) -> Iterator[tuple[int | None, str, bytes, bytes]]:
+def _blob(window: NDArray[np.float32]) -> bytes:
+    return np.ascontiguousarray(window, "<f4").tobytes()
+
+
+def _by_id(
+    db: Any, numbers: Iterable[int]
+) -> Iterator[tuple[int, tuple[int | None, str, bytes, bytes]]]:
     for number in numbers:
         row = db.execute(
             "SELECT label, shape, data, hash FROM samples WHERE id = ?", (number,)
         ).fetchone()
         if row is not None:  # evicted meanwhile by an ingest in another process
-            yield row
+            yield number, row

@@ -88,3 +88,20 @@ def test_old_outcomes_are_forgotten(tmp_path: Path) -> None:
         journal.announce(str(number), 1, "query", 5e9, b"", b"")
         journal.end(str(number), "sent")
     assert journal.outcomes() == {"sent": 200}
+
+
+def test_the_order_is_that_of_arrival_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 2e9
+    monkeypatch.setattr("time.time", lambda: now)
+    journal = reopened(tmp_path / "s.db")
+    for number in range(205):
+        journal.announce(f"old {number}", 1, "query", 5e9, b"", b"")
+        journal.end(f"old {number}", "sent")
+    for name in "abc":
+        now -= 1000  # it is set back each time
+        journal.announce(name, 1, "query", 5e9, b"", b"")
+    assert [entry.id for entry in journal.open_messages()] == ["a", "b", "c"]
+    journal.end("a", "gone")
+    assert journal.outcomes() == {"sent": 199, "gone": 1}, "the last is not forgotten first"
