@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import penstock
-from penstock.errors import BudgetError, PenstockError, RefusedUpdateError, UsageError
+from penstock.errors import BudgetError, PenstockError, RefusedUpdateError, StorageError, UsageError
 from penstock.federated.arrays import Arrays, check_arrays, digest, nbytes
 from penstock.federated.client.answers import (
     device_seed,
@@ -27,14 +27,14 @@ from penstock.federated.client.answers import (
     refused_result,
     trained_result,
 )
-from penstock.federated.client.chunks import open_chunk
+from penstock.federated.client.chunks import exemplars_per_class, open_chunk
 from penstock.federated.client.memory import MemoryGuard
 from penstock.federated.client.rounds import GLOBAL, TEACHER, StoredModel
 from penstock.federated.client.store import Store
 from penstock.federated.models.registry import ModelOptions, model_spec
 from penstock.federated.protocol import MOST_BYTES, Capabilities, TrainResult, TrainTask
 from penstock.federated.submodels import check_ratio
-from penstock.federated.training.trainer import Trainer, never
+from penstock.federated.training.trainer import Trainer, check_task, never
 
 LOG = logging.getLogger(__name__)
 DATA_SHARE = 0.5  # of the memory, that windows may take
@@ -132,7 +132,8 @@ class Participant:
             The result, and the trained arrays; none where `result.refused` says why.
 
         Raises:
-            StorageError: the answer could not be kept; nothing was sent, so ask again.
+            StorageError: something could not be read or kept: the disk is full, or busy with an
+                ingest. Nothing was sent, so ask again.
         """
         asked = _question(task, arrays)
         known = self.store.rounds.answer("train", task.run, task.round_number, asked)
@@ -140,22 +141,30 @@ class Participant:
             return known
         try:
             result, trained = self._train(task, arrays)
+        except StorageError:
+            raise  # no refusal of the round: it is trained when there is room
         except (PenstockError, MemoryError, RuntimeError, ArithmeticError) as error:
             return self._refuse(task, asked, error), None
         self.store.rounds.save_answer("train", asked, result, trained)
         return result, trained
 
     def evaluate(self, task: TrainTask, arrays: Arrays) -> TrainResult:
-        """How these arrays do on the labelled windows of the open chunk."""
+        """How these arrays do on the labelled windows of the open chunk.
+
+        Raises:
+            StorageError: as `train`.
+        """
         asked = _question(task, arrays)
         try:
             options = self._check(task, arrays)
-            open_chunk(self.store, task, self._trainer)
+            open_chunk(self.store, task, self._warm, self._data_bytes())
             self._keep(task, arrays)
             data = self.store.training_data(self._data_bytes())
             if not len(data.labelled):
                 raise RefusedUpdateError("none of the windows here has a label to evaluate with")
             found = self._warm(options, task.ratio).evaluate(arrays, data)
+        except StorageError:
+            raise
         except (PenstockError, MemoryError, RuntimeError, ArithmeticError) as error:
             return self._refuse(task, asked, error)
         return evaluated_result(self.device, task, found)
@@ -167,7 +176,7 @@ class Participant:
         if reason:
             raise RefusedUpdateError(f"not now: {reason}")
         options = self._check(task, arrays)
-        open_chunk(self.store, task, self._trainer)
+        open_chunk(self.store, task, self._warm, self._data_bytes())
         self._keep(task, arrays)
         teacher = self.store.rounds.model(TEACHER)
         fits = (
@@ -232,6 +241,8 @@ class Participant:
                 "label names"
             )
         check_arrays(arrays, model_spec(options).at(task.ratio).by_name(), "the server")
+        check_task(task)
+        exemplars_per_class(task)  # its settings can be read: before a chunk is closed for it
         return options
 
     def _keep(self, task: TrainTask, arrays: Arrays) -> None:

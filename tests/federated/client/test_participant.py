@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penstock.errors import StorageError
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.client.answers import device_seed
 from penstock.federated.client.participant import Limits, Participant, Readiness
@@ -188,6 +189,7 @@ def test_the_turn_of_a_chunk(store: Store) -> None:
     assert store.rounds.model(TEACHER) is None, "chunk 0 has no model before it"
     fill(store, seed=1)
     end_of_chunk = arrays_of(seed=2)
+    device = Participant(store, DEVICE)  # chunks are days apart: by then it is another process
     result, _ = device.train(replace(task, round_number=2, chunk=1), end_of_chunk)
     assert not result.refused
     teacher = store.rounds.model(TEACHER)
@@ -198,6 +200,68 @@ def test_the_turn_of_a_chunk(store: Store) -> None:
     device.train(replace(task, round_number=3, chunk=1), arrays_of(seed=3))
     kept = store.rounds.model(TEACHER)
     assert kept is not None and digest(kept.arrays) == digest(end_of_chunk)
+
+
+def test_exemplars_are_chosen_from_what_is_whole_and_fits(store: Store) -> None:
+    settings = FedMobileSettings(exemplars_per_class=2).to_json()
+    task = replace(TASK, algorithm="fedmobile", settings=settings)
+    assert not Participant(store, DEVICE).evaluate(task, arrays_of()).refused
+    with store.database.writing() as db:  # as by a disk that lies
+        db.execute("UPDATE samples SET data = zeroblob(24) WHERE label IS NOT NULL AND id % 2")
+    few = Limits(memory_bytes=2 * 4 * 24)
+    refused = Participant(store, DEVICE, few).evaluate(replace(task, chunk=1), arrays_of()).refused
+    assert "none of the windows here has a label" in refused
+    data = store.training_data(exemplars=True)
+    assert 1 <= len(data) <= 4 and store.counts().exemplars == len(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "label", "message"),
+    [
+        ({"epochs": 0}, 0, "epochs is 0"),
+        ({"learning_rate": -1.0}, 0, "learning_rate is -1"),
+        ({"algorithm": "fedmobile", "settings": "[]"}, 0, "expected an object"),
+        ({}, 3, "label 3"),
+    ],
+)
+def test_a_task_that_cannot_be_done_closes_no_chunk(
+    store: Store, changes: dict[str, object], label: int, message: str
+) -> None:
+    device = Participant(store, DEVICE)
+    assert not device.train(TASK, arrays_of())[0].refused
+    store.add(np.full((1, 6), 9, np.float32), np.array([label]))
+    task = replace(TASK, round_number=2, chunk=1, **changes)  # type: ignore[arg-type]
+    assert message in device.train(task, arrays_of())[0].refused
+    assert message in device.evaluate(task, arrays_of()).refused
+    counts = store.counts()
+    assert (counts.chunk, counts.labelled, counts.unlabelled) == (0, 21, 20)
+
+
+def test_a_label_of_a_chunk_that_ends_does_not_hold_it(store: Store) -> None:
+    store.add(np.full((1, 6), 9, np.float32), np.array([3]))
+    device = Participant(store, DEVICE)
+    store.begin_chunk(TASK.run, 0)
+    fill(store, seed=1)
+    result, _ = device.train(replace(TASK, round_number=2, chunk=1), arrays_of())
+    assert not result.refused and store.counts().labelled == 20
+
+
+def test_a_store_that_is_full_or_busy_is_no_refusal(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again then: by the journal, or by the server."""
+    device = Participant(store, DEVICE)
+
+    def busy(*_: object) -> None:
+        raise StorageError("database is locked; nothing was written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "begin_chunk", busy)
+        with pytest.raises(StorageError, match="locked"):
+            device.train(TASK, arrays_of())
+        with pytest.raises(StorageError, match="locked"):
+            device.evaluate(TASK, arrays_of())
+    assert not device.train(TASK, arrays_of())[0].refused
 
 
 def test_a_fault_is_an_answer_and_loses_nothing(
