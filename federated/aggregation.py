@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import RefusedUpdateError
-from penstock.federated.arrays import Arrays, check_arrays
+from penstock.federated.arrays import MOST_COUNT, Arrays, check_arrays
 from penstock.federated.slicing import Channels
 from penstock.federated.submodels import ModelSpec
 
@@ -60,7 +60,8 @@ def aggregate(
         before = base[tensor.name]
         if not tensor.averaged:
             counts = [int(update.arrays[tensor.name]) for update in ordered]
-            result[tensor.name] = np.asarray(max(counts, default=int(before)), before.dtype)
+            most = min(max(counts, default=int(before)), MOST_COUNT // 2)  # devices count on
+            result[tensor.name] = np.asarray(most, before.dtype)
             continue
         total = np.zeros(tensor.shape, np.float64)
         weights = np.zeros(tensor.shape, np.float64)

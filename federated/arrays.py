@@ -19,6 +19,7 @@ from penstock.errors import RefusedUpdateError
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 LARGEST = 1e18  # a float32 sum of squares of greater values is infinite
+MOST_COUNT = 1 << 53  # batches that BatchNorm has seen; the global model's stays under half of it
 
 
 def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> Arrays:
@@ -63,8 +64,10 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any], source:
                 )
             if name.endswith("running_var") and (array < 0).any():
                 raise RefusedUpdateError(f"{source}: {name} holds a negative variance")
-        elif array.dtype.kind == "i" and (array < 0).any():
-            raise RefusedUpdateError(f"{source}: {name} is negative, expected a count")
+        elif array.dtype.kind == "i" and ((array < 0) | (array > MOST_COUNT)).any():
+            raise RefusedUpdateError(
+                f"{source}: {name} is {array.ravel()[0]}, expected a count of 0 to {MOST_COUNT}"
+            )
     return {name: arrays[name] for name in expected}
 
 

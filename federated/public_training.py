@@ -2,10 +2,12 @@
 
 Server training optimises a model's own parameters, FedConv its filters and aggregation weights. In
 each case a model is assembled from what is trained, run by `torch.func.functional_call`, and judged
-after every epoch on the public hold-out, the start too. Kept is the latest state that is no more
-than one standard error worse than the best (Breiman et al., Classification and Regression Trees,
-1984, section 3.4.3): on a hundred samples the lowest loss alone is often luck, the luckiest an
-untrained start. Test data is never seen.
+after every epoch on the public hold-out, the start too. Of a model's own training the latest state
+is kept that is no more than one standard error worse than the best: on a hundred samples the lowest
+loss alone is often luck, and the luckiest may be the untrained start. (The standard error is that
+of Breiman et al., Classification and Regression Trees, 1984, section 3.4.3, who then take the
+smallest such tree.) Filters and weights, which must beat what they replace, keep the best. Test
+data is never seen.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +67,16 @@ class Judged:
     losses: NDArray[np.float64] = field(repr=False)
 
     def is_near(self, best: Judged) -> bool:
-        """At most one standard error of the difference, sample by sample, worse than the best."""
+        """At most one standard error of the difference, sample by sample, worse than the best.
+
+        The error is that of differences between the 5th and the 95th percentile: one sample gone
+        wild, whose difference is its own standard error however large, does not excuse itself.
+        """
         if not np.isfinite(self.score.loss):
             return False
         worse = self.losses - best.losses
-        return bool(worse.mean() <= worse.std(ddof=1) / np.sqrt(len(worse)))
+        usual = np.clip(worse, *np.quantile(worse, (0.05, 0.95)))
+        return bool(worse.mean() <= usual.std(ddof=1) / np.sqrt(len(worse)))
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ class PublicTrainer:
         rng: np.random.Generator,
         deadline: float = float("inf"),
         by_batch: bool = False,
+        keep: Literal["latest", "best"] = "latest",
     ) -> Fit:
         """Train these tensors in place by Adam; at the end they hold the state that is kept.
 
@@ -132,6 +140,8 @@ class PublicTrainer:
             deadline: on the clock; training stops at the next step.
             by_batch: score by the statistics of the hold-out itself, for a model whose running
                 statistics do not belong to its weights yet.
+            keep: "latest": the last state that is no more than a standard error worse than the
+                best; "best": the one with the lowest loss, never worse than the start.
         """
         import torch
         from torch.nn.functional import cross_entropy
@@ -162,7 +172,7 @@ class PublicTrainer:
             now = judged()  # also what a stopped epoch made
             if now.score.beats(best.score):
                 best = now
-            if now.is_near(best):
+            if now is best or (keep == "latest" and now.is_near(best)):
                 kept, state = now, [tensor.detach().clone() for tensor in trained]
             if stopped:
                 break
@@ -211,7 +221,11 @@ class PublicTrainer:
         if by_batch:
             values = {n: v.clone() if not v.requires_grad else v for n, v in values.items()}
         with torch.no_grad():
-            logits = torch.func.functional_call(module, dict(values), (inputs,))
+            said = [
+                torch.func.functional_call(module, dict(values), (part,))
+                for part in inputs.tensor_split(-(-len(inputs) // STATISTICS_BATCH))
+            ]
+            logits = torch.cat(said)
             losses = cross_entropy(logits, labels, reduction="none").double().numpy()
             right = int((logits.argmax(dim=1) == labels).sum())
         module.train()

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,25 +73,28 @@ class FedConv(Algorithm):
         self.trainer = PublicTrainer(options, public, profile.batch, clock)
         self.memory = DeviceMemory(self.spec, profile)
         self._clock = clock
-        self._deadline = float("inf")
+        self._left = self._deadline = float("inf")
+        self._ended = False
         self._compressed: dict[float, Arrays] = {}
         self._asked: dict[str, float] = {}
 
     def begin_round(self, number: int) -> None:
         """Train the global model on the public samples."""
         super().begin_round(number)
-        self._compressed, self._asked = {}, {}
-        limit = self.profile.round_seconds
-        self._deadline = self._clock() + limit if limit else float("inf")
+        self._compressed, self._asked, self._ended = {}, {}, False
+        self._left = self.profile.round_seconds or float("inf")
         self.figures = dict.fromkeys(("restarts", "slices_taken", "paddings_taken", "stopped"), 0.0)
         if self.profile.server_trains == "begin" or number == 1:
-            self._train_global("server at the beginning")
+            with self._working():
+                self._train_global("server at the beginning")
 
     def send(self, device: str, ratio: float) -> Sent:
-        """The compressed model of this ratio; at ratio 1 the global model."""
+        """The compressed model of this ratio; at ratio 1 the global model. After the round's end it
+        is made of the new global model by the filters as they are, for evaluation."""
         channels = static_channels(self.spec, ratio)
         if ratio not in self._compressed:
-            self._compressed[ratio] = self._compress(ratio)
+            with self._working():
+                self._compressed[ratio] = self._compress(ratio)
         self._asked[device] = ratio
         return Sent(copy_arrays(self._compressed[ratio]), ratio, channels)
 
@@ -108,14 +112,16 @@ class FedConv(Algorithm):
                     f"device {update.device} was not asked for this sub-model in round "
                     f"{self.round_number}"
                 )
-        if ordered:
-            tuned = [self._returned(update) for update in ordered]
-            dilated = [self._dilate(update) for update in tuned]
-            self.arrays = self._weigh(tuned, dilated)
-            if self.profile.server_trains == "end":
-                self._train_global("server at the end")
-            self.memory.seen([update.device for update in ordered], self.round_number)
-        self.figures["stopped"] = float(self._out_of_time())
+        with self._working():
+            if ordered:
+                tuned = [self._returned(update) for update in ordered]
+                dilated = [self._dilate(update) for update in tuned]
+                self.arrays = self._weigh(tuned, dilated)
+                if self.profile.server_trains == "end":
+                    self._train_global("server at the end")
+                self.memory.seen([update.device for update in ordered], self.round_number)
+            self.figures["stopped"] = float(self._out_of_time())
+        self._compressed, self._ended, self._left = {}, True, float("inf")
         self.figures["public_passes"] = float(self.trainer.passes)
         self.trainer.passes = 0
 
@@ -143,7 +149,10 @@ class FedConv(Algorithm):
         if ratio == 1.0:
             return copy_arrays(self.arrays)
         rng = self._rng("compression", ratio)
-        kept = self.memory.compression.get(ratio) or self._fresh(ratio, rng)
+        kept = self.memory.compression.get(ratio)
+        if self._ended:
+            return self._as_it_is(ratio, kept or {})
+        kept = kept or self._fresh(ratio, rng)
         passed = self._through_gate(
             self.arrays, kept, compress, ratio, ratio, self.profile.filter_epochs, rng
         )
@@ -152,6 +161,19 @@ class FedConv(Algorithm):
         if passed.chosen.filters:
             self.memory.compression[ratio] = passed.chosen.filters
         return passed.chosen.model
+
+    def _as_it_is(self, ratio: float, filters: Arrays) -> Arrays:
+        """Compressed by these filters, or the plain slice where that is better."""
+        source = to_tensors(self.arrays)
+        made = [
+            self._candidate(
+                used, to_arrays(compress(source, to_tensors(used), self.spec, ratio, self.profile)),
+                ratio,
+            )
+            for used in ([filters, {}] if filters else [{}])
+        ]  # fmt: skip
+        worse = self.profile.gate and made[-1].score.beats(made[0].score)
+        return made[-1 if worse else 0].model
 
     def _returned(self, update: Update) -> Update:
         """Tuned on the public samples, and without the compression's correction."""
@@ -223,6 +245,7 @@ class FedConv(Algorithm):
             rng=rng,
             deadline=self._deadline,
             by_batch=True,
+            keep="best",
         )
         # As released, the statistics are those that training on the public samples has moved.
         result = to_arrays(assemble())
@@ -258,12 +281,6 @@ class FedConv(Algorithm):
         """Train filters of `transform`, which makes a model of `made_ratio`, behind the gate."""
         profile, source = self.profile, to_tensors(arrays)
 
-        def candidate(filters: Arrays, values: Arrays) -> Candidate:
-            model = with_statistics(values, made_ratio, profile, self.trainer)
-            return Candidate(
-                filters, model, settled_score(model, made_ratio, profile, self.trainer)
-            )
-
         def train(filters: Arrays) -> Candidate:
             leaves = to_tensors(filters)
             for leaf in leaves.values():
@@ -277,16 +294,22 @@ class FedConv(Algorithm):
                 rng=rng,
                 deadline=self._deadline,
                 by_batch=True,
+                keep="best",
             )
             made = transform(source, leaves, self.spec, ratio, profile)
-            return candidate(to_arrays(leaves), to_arrays(made))
+            return self._candidate(to_arrays(leaves), to_arrays(made), made_ratio)
 
-        plain = candidate({}, to_arrays(transform(source, {}, self.spec, ratio, profile)))
+        made = transform(source, {}, self.spec, ratio, profile)
+        plain = self._candidate({}, to_arrays(made), made_ratio)
         passed = pass_gate(
             plain, kept, profile, lambda: self._fresh(ratio, rng), train, self._out_of_time
         )
         self.figures["restarts"] += passed.restarts
         return passed
+
+    def _candidate(self, filters: Arrays, values: Arrays, ratio: float) -> Candidate:
+        model = with_statistics(values, ratio, self.profile, self.trainer)
+        return Candidate(filters, model, settled_score(model, ratio, self.profile, self.trainer))
 
     def _tune(self, arrays: Arrays, ratio: float, epochs: int, what: str) -> Arrays:
         if not epochs or self._out_of_time():
@@ -307,8 +330,17 @@ class FedConv(Algorithm):
     def _fresh(self, ratio: float, rng: np.random.Generator) -> Arrays:
         return new_filters(self.spec, ratio, self.profile, rng)
 
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Only this counts for `round_seconds`, not the time that devices take."""
+        self._deadline = self._clock() + self._left
+        try:
+            yield
+        finally:
+            self._left = max(0.0, self._deadline - self._clock())
+
     def _out_of_time(self) -> bool:
-        return self._clock() > self._deadline
+        return self._clock() >= self._deadline
 
     def _rng(self, what: str, ratio: float) -> np.random.Generator:
         """Random numbers for one step of one round, whatever ran before it."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from penstock.federated.aggregation import Update
-from penstock.federated.arrays import Arrays
+from penstock.federated.arrays import MOST_COUNT, Arrays
 from penstock.federated.fedconv.profiles import Profile
 from penstock.federated.submodels import ModelSpec
 
@@ -50,14 +50,14 @@ def shares(spec: ModelSpec, updates: Sequence[Update], profile: Profile) -> dict
                 masks[tensor.name] = np.zeros(tensor.shape, np.float64)
                 masks[tensor.name][np.ix_(*spec.index(tensor, update.channels))] = update.weight
         covered[update.device] = masks
+    averaged = [tensor for tensor in spec if tensor.averaged]
+    held_by_all = {t.name: sum(masks[t.name] for masks in covered.values()) for t in averaged}
     for update in updates:
         parts: Arrays = {}
-        for tensor in spec:
-            if not tensor.averaged:
-                continue
+        for tensor in averaged:
             # BatchNorm's statistics are a mean of measurements: never of what nobody measured.
             if profile.weights == "coverage" or tensor.kind.startswith("running"):
-                held = sum(covered[other.device][tensor.name] for other in updates)
+                held = held_by_all[tensor.name]
                 own = covered[update.device][tensor.name]
                 even = np.full(tensor.shape, update.weight / total)
                 part = np.divide(own, held, out=even, where=held > 0)
@@ -83,7 +83,7 @@ def combine(
     for tensor in spec:
         stack = models[tensor.name]
         if not tensor.averaged:
-            result[tensor.name] = stack.amax(dim=0)
+            result[tensor.name] = stack.amax(dim=0).clamp_max(MOST_COUNT // 2)
             continue
         share = parts[tensor.name]
         if tensor.name in weights:

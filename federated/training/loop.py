@@ -54,6 +54,7 @@ def run_loop(
     module.train()
     optimizer = Adam(module.parameters(), learning_rate)
     losses: list[float] = []
+    budget.begin_steps()
     for whole in update.batches(rng):
         if should_stop() or not budget.allows_step():
             return LoopResult(_mean(losses), len(losses), stopped=True)

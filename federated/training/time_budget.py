@@ -34,6 +34,10 @@ class TimeBudget:
         """Seconds that the next step will likely take; 0 before the first."""
         return max(self._mean, self._slowest / 2)
 
+    def begin_steps(self) -> None:
+        """Loading and probing are over, and are no measure of a step."""
+        self._step_began = self._clock()
+
     def step_done(self) -> None:
         """A step has ended; the next begins."""
         now = self._clock()

@@ -174,7 +174,7 @@ class Trainer:
             result,
             examples=(len(data) if uses_unlabelled else update.labelled) if looped.steps else 0,
             labelled=update.labelled if looped.steps else 0,
-            confident=update.confident(),
+            confident=update.confident() if looped.steps else 0,  # a probe asks the teacher too
             loss=looped.loss,
             steps=looped.steps,
             seconds=time.monotonic() - began,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import RefusedUpdateError
 from penstock.federated.aggregation import Update, aggregate
-from penstock.federated.arrays import Arrays, digest
+from penstock.federated.arrays import MOST_COUNT, Arrays, digest
 from penstock.federated.models import model_spec
 from penstock.federated.slicing import extract, rolling_channels, static_channels
 from penstock.federated.submodels import RATIOS
@@ -141,6 +141,17 @@ def test_channels_of_another_model_are_refused(channels: list[int]) -> None:
         aggregate(BASE, SPEC, [replace(one, channels=wrong)])
     with pytest.raises(RefusedUpdateError, match="expected"):
         aggregate(BASE, SPEC, [replace(one, channels={"conv1": one.channels["conv1"]})])
+
+
+def test_a_counter_at_its_limit_leaves_room_to_count_on() -> None:
+    """A greater one would be refused of every device after its first batch."""
+    high = update(1, 1.0)
+    arrays = dict(high.arrays)
+    counters = [tensor.name for tensor in SPEC if not tensor.averaged]
+    for name in counters:
+        arrays[name] = np.array(MOST_COUNT, np.int64)
+    made = aggregate(BASE, SPEC, [replace(high, arrays=arrays), update(2, 1.0)])
+    assert counters and all(int(made[name]) == MOST_COUNT // 2 for name in counters)
 
 
 def test_one_bad_update_changes_nothing() -> None:

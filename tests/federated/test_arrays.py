@@ -56,9 +56,10 @@ def test_what_was_asked_for_passes_in_the_order_of_the_spec() -> None:
         ("weight", np.full((2, 3), -np.inf, np.float32), "6 such values"),
         ("weight", np.full((2, 3), 2e18, np.float32), "finite"),
         ("norm.running_var", np.array([1, -1e-9], np.float32), "negative variance"),
-        ("norm.num_batches_tracked", np.array(-1, np.int64), "negative"),
+        ("norm.num_batches_tracked", np.array(-1, np.int64), "expected a count"),
         ("norm.num_batches_tracked", np.array(1.0, np.float32), "float32"),
         ("norm.num_batches_tracked", np.array([1], np.int64), "shape"),
+        ("norm.num_batches_tracked", np.array(1 << 62), "expected a count"),
     ],
 )
 def test_anything_else_is_refused(name: str, value: object, says: str) -> None:

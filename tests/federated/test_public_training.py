@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from penstock.errors import RefusedUpdateError, UsageError
+from penstock.federated import public_training
 from penstock.federated.aggregation import Update
 from penstock.federated.algorithm import FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import digest
@@ -57,6 +58,8 @@ def test_a_later_state_is_kept_unless_it_is_worse_by_more_than_a_standard_error(
     assert judged([0.9, 1.4, 0.8, 1.0]).is_near(best), "0.03 more, standard error 0.06"
     assert not judged([1.1, 1.3, 0.9, 1.1]).is_near(best), "0.1 more each time is no luck"
     assert not judged([1.1, 1.2, 0.9, float("nan")]).is_near(best)
+    wild = judged([0.99] * 47 + [40.0])
+    assert not wild.is_near(judged([1.0] * 48)), "one sample gone wild is no luck"
     assert not judged([float("inf")] * 4).is_near(judged([float("inf")] * 4))
 
 
@@ -66,6 +69,35 @@ def test_an_untrained_start_that_is_best_by_luck_is_not_kept() -> None:
     later, fit = trainer.tune(good, epochs=1, rate=1e-6, rng=rng())
     assert fit.before == first.kept and digest(later) != digest(good)
     assert fit.kept.loss == pytest.approx(fit.before.loss, rel=0.05)
+
+
+def test_filters_and_weights_keep_the_best() -> None:
+    trainer = PublicTrainer(BARS, public_bars())
+    good, _ = trainer.tune(initial_arrays(), epochs=8, rate=3e-3, rng=rng())
+    values = {name: torch.from_numpy(array) for name, array in good.items()}
+    name = "classifier.bias"
+    bias = torch.zeros_like(values[name]).requires_grad_()
+    for rate in (1e-6, 0.5):
+        fit = trainer.fit(
+            [bias], lambda: values | {name: values[name] + bias}, ratio=1.0, epochs=3, rate=rate,
+            rng=rng(), keep="best",
+        )  # fmt: skip
+        assert fit.kept.loss <= fit.before.loss
+
+
+def test_a_large_hold_out_goes_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = public_bars()
+    whole = PublicTrainer(BARS, public)
+    values = {name: torch.from_numpy(array) for name, array in initial_arrays().items()}
+    expected = whole.score(values, 1.0)
+    monkeypatch.setattr(public_training, "STATISTICS_BATCH", 7)
+    module = whole.module(1.0)
+    seen: list[int] = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    found = whole.score(values, 1.0)
+    assert found.accuracy == expected.accuracy
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert max(seen) <= 7 and sum(seen) == len(public.hold_out)
 
 
 def test_a_deadline_ends_it() -> None:

@@ -15,6 +15,7 @@ from penstock.federated.arrays import check_arrays, digest
 from penstock.federated.fedconv import DEFAULT, PAPER, FedConv, Profile, profile_by_name
 from penstock.federated.models import model_spec
 from penstock.federated.public_training import to_tensors
+from penstock.federated.slicing import extract, static_channels
 from tests.federated.bars import BARS as MODEL
 from tests.federated.bars import initial_arrays, public_bars
 from tests.federated.sample_models import play_round, random_arrays
@@ -187,6 +188,29 @@ def test_when_the_time_is_over_slices_and_means_are_taken() -> None:
     assert algorithm.figures["stopped"] == 1 and algorithm.figures["slices_taken"] == 3
     assert algorithm.figures["public_passes"] < 96, "two steps, then nothing"
     check_arrays(algorithm.arrays, SPEC.by_name(), "the aggregate")
+
+
+def test_the_time_that_devices_take_is_not_the_server_s() -> None:
+    now = 0.0
+    algorithm = fresh(replace(QUICK, round_seconds=5.0), clock=lambda: now)
+    algorithm.begin_round(1)
+    update = _trained(algorithm, "b1")
+    now += 1000.0
+    algorithm.end_round([update])
+    assert algorithm.figures["stopped"] == 0 and "server_accuracy" in algorithm.figures
+
+
+def test_after_its_end_a_round_sends_the_new_model() -> None:
+    algorithm = fresh()
+    play(algorithm, 1, ["a0", "b1"])
+    assert digest(algorithm.send("a0", 1.0).arrays) == digest(algorithm.arrays)
+    narrow = algorithm.send("b1", 0.75).arrays
+    kept = digest(algorithm.state())
+    score = algorithm.trainer.score(to_tensors(narrow), 0.75)
+    cut = extract(algorithm.arrays, SPEC, static_channels(SPEC, 0.75))
+    plain = algorithm.trainer.score(to_tensors(algorithm.trainer.recompute_norm(cut, 0.75)), 0.75)
+    assert not plain.beats(score), "made of the new model, and no worse than its slice"
+    assert digest(algorithm.state()) == kept, "evaluating trains nothing"
 
 
 def test_only_the_devices_seen_last_are_kept() -> None:

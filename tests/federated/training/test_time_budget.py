@@ -46,6 +46,14 @@ def test_one_slow_step_makes_it_careful() -> None:
     assert budget.expected_step() >= 10.0  # half of the slowest, long after it
 
 
+def test_loading_is_no_measure_of_a_step() -> None:
+    clock = Clock()
+    budget = TimeBudget(10.0, clock)
+    clock.now += 5.0
+    budget.begin_steps()
+    assert run(budget, clock, 0.1) in (39, 40), "of the four seconds left, in steps of a tenth"
+
+
 def test_time_spent_before_the_first_step_counts() -> None:
     clock = Clock()
     budget = TimeBudget(10.0, clock)
