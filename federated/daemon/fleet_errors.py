@@ -12,7 +12,7 @@ class Unreachable(FleetError):
 
 
 class ServerFault(Unreachable):
-    """The server fails at this request (HTTP 500), whoever asks."""
+    """The server fails at this request, or refuses it (HTTP 500, 404, 400): others may succeed."""
 
 
 class NotAdmitted(FleetError):
@@ -37,6 +37,10 @@ class ClockWrong(FleetError):
 
 class RunOver(FleetError):
     """The run that a message belongs to has ended."""
+
+
+class NotTaken(FleetError):
+    """The server does not take this reply: it came too late, or it is too large."""
 
 
 class ForeignVersion(FleetError):

@@ -1,15 +1,14 @@
 """Flower's Fleet protocol, one call at a time.
 
-This file and `flower_messages.py` are the only ones that know Flower's private names; they are
-written for flwr 1.41.0 and refuse another version. Flower's own SuperNode loop ends the process
-when something fails, keeps messages in memory and runs each in a new process; here every failure
-is a typed error, and the caller decides. The wire protocol, the signatures and the messages are
-Flower's own classes.
+This file, `flower_http.py` and `flower_messages.py` are the only ones that know Flower's private
+names; they are written for flwr 1.41.0 and refuse another version. Flower's own SuperNode loop ends
+the process when something fails, keeps messages in memory and runs each in a new process; here
+every failure is a typed error, and the caller decides. The wire protocol, the signatures and the
+messages are Flower's own classes.
 """
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import time
 from collections.abc import Callable
@@ -19,26 +18,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.federated.daemon.fleet_errors import (
     BadMessage,
-    ClockWrong,
     FleetError,
-    ForeignVersion,
     Forgotten,
     NotAdmitted,
-    RunOver,
-    ServerFault,
+    NotTaken,
     Unreachable,
 )
-from penstock.federated.daemon.flower_messages import FLOWER, Outgoing, check_flower, part_ids
+from penstock.federated.daemon.flower_http import BoundedSender, VersionHeaders, typed_error
+from penstock.federated.daemon.flower_messages import Outgoing, check_flower, part_ids
 from penstock.federated.protocol import MOST_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-REGISTRATION_OFF, KEY_IN_USE, NOT_ACTIVATED, RUN_OVER = 2001, 23, 2004, 2007  # Flower's codes
 CONNECT_S, ANSWER_S = 5.0, 10.0
-MOST_SKEW_S = 4.0  # Flower takes a signature 5 s from the future, 305 s from the past
-MOST_PARTS = 100_000
-FAULT_PAUSES_S = (1.0, 4.0)  # before a call about a run, which the server failed at, is made again
+MOST_PARTS = 100_000  # 7 MB of names
 PART_WAIT_S = 60.0  # for a part that the server does not have yet
 _Result = TypeVar("_Result")
 
@@ -87,14 +81,18 @@ class Fleet:
 
         self.heartbeat_s = heartbeat_s
         self.node_id = 0
+        self._taken: tuple[str, set[str]] = ("", set())  # the last reply, and its parts sent so far
         self._public = public_key_to_bytes(key.public_key())
+        sender = BoundedSender()
         self._client = FleetHttpClient.from_server_address(
             address,
             insecure,
             certificates,
-            [_VersionHeaders(), NodeAuthHttpInterceptor(key, key.public_key())],
+            [VersionHeaders(), NodeAuthHttpInterceptor(key, key.public_key()), sender],
         )
-        self._client._client.timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        sender.http = self._client._client
+        sender.http.timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        sender.http.headers["accept-encoding"] = "identity"  # what unpacks to more is not bounded
 
     def close(self) -> None:
         """Close the sockets."""
@@ -102,13 +100,27 @@ class Fleet:
 
     # ------------------------------------------------------------ membership
 
-    def join(self) -> int:
+    def join(self, known: int = 0) -> int:
         """Become active. Returns the node's number, the same for the same key.
+
+        Args:
+            known: the number under which this device's last process had a lease that may still run;
+                0: there is none. SuperLink activates a node only when its lease has run out, and by
+                then it has told the run that the device is gone; a sign of life under the old
+                number goes on with the lease instead, so that a reply of before still counts.
 
         Raises:
             NotAdmitted, Unreachable, ClockWrong, ForeignVersion.
         """
         from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
+
+        if known:
+            self.node_id = known
+            try:
+                self.heartbeat()
+                return known
+            except Forgotten:  # the server was started anew, or is another one
+                self.node_id = 0
 
         def activate() -> int:
             response = self._client.ActivateNode(
@@ -200,17 +212,14 @@ class Fleet:
         Raises:
             Unreachable, RunOver, BadMessage.
         """
-        from flwr.proto.message_pb2 import PullObjectRequest
-
         wanted = part_ids(tree)
         if len(wanted) > MOST_PARTS:
             raise BadMessage(f"the message has {len(wanted)} parts, at most {MOST_PARTS} are taken")
         parts: dict[str, bytes] = {}
         total, until = 0, time.monotonic() + PART_WAIT_S
         for name in wanted:
-            request = PullObjectRequest(node=self._node(), run_id=run_id, object_id=name)
             while True:
-                answer = self._about_run(partial(self._client.PullObject, request))
+                answer = self._pull_part(run_id, name)
                 beat()
                 if answer.object_found and answer.object_available:
                     break
@@ -234,7 +243,7 @@ class Fleet:
         """
         from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 
-        self._about_run(
+        self._call(
             lambda: self._client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(
                     node=self._node(), run_id=run_id, message_object_id=message_id
@@ -243,15 +252,20 @@ class Fleet:
         )
 
     def send(self, run_id: int, reply: Outgoing, seconds: float, beat: Callable[[], None]) -> None:
-        """Send a reply; the server takes the same one once, however often it is sent.
+        """Send a reply; the server takes the same one once, however often it is sent. One whose
+        sending broke off is gone on with, also when the run has already seen its head.
 
         Raises:
             Unreachable, RunOver, Forgotten.
+            NotTaken: the server takes no reply to this message, or none any more.
         """
         from flwr.proto.fleet_pb2 import PushMessagesRequest
         from flwr.proto.message_pb2 import Message, ObjectTree, PushObjectRequest
 
-        answer = self._about_run(
+        names = part_ids(reply.tree)  # the message itself is the last
+        if not set(names) <= set(reply.parts):
+            raise NotTaken("a part of the reply was damaged on this device's disk")
+        answer = self._call(
             lambda: self._client.PushMessages(
                 PushMessagesRequest(
                     node=self._node(),
@@ -261,20 +275,53 @@ class Fleet:
                 )
             )
         )
-        wanted = set(answer.objects_to_push)
-        for name, content in reply.parts.items():
-            if name in wanted:
-                request = PushObjectRequest(
-                    node=self._node(),
-                    run_id=run_id,
-                    object_id=name,
-                    object_content=content,
-                    session_id=answer.session_id,
-                )
-                stored = self._about_run(partial(self._client.PushObject, request)).stored
-                beat()
-                if not stored:
-                    raise Unreachable("the server did not keep a part of the reply")
+        wanted, session = set(answer.objects_to_push), answer.session_id
+        if not wanted:
+            wanted, session = self._outstanding(run_id, names), ""
+        self._taken = names[-1], set(names) - wanted
+        for name in names:
+            if name not in wanted:
+                continue
+            request = PushObjectRequest(
+                node=self._node(),
+                run_id=run_id,
+                object_id=name,
+                object_content=reply.parts[name],
+                session_id=session,
+            )
+            stored = self._call(partial(self._client.PushObject, request)).stored
+            beat()
+            if stored:
+                self._taken[1].add(name)
+            elif session:
+                raise Unreachable("the server did not keep a part of the reply")
+            elif name == names[-1]:
+                raise NotTaken("the server did not wait for the rest of the reply")
+
+    def _outstanding(self, run_id: int, names: list[str]) -> set[str]:
+        """What is still to be sent of a reply that the server asks no part of. It does so when it
+        has all of it, when it refuses it, and when a run has seen the head already and waits for
+        the rest. Parts without the number of a session go to the one that waits for them.
+
+        Raises:
+            NotTaken: it does not know the reply.
+        """
+        root = names[-1]  # sent last: where it is, all are
+        last = self._taken[1] if self._taken[0] == root else set()
+        found = self._pull_part(run_id, root)
+        if found.object_available:
+            return set()
+        if found.object_found:
+            return set(names) - last
+        if last and last >= set(names[:-1]):
+            return set()  # taken, and handed on; only the last answer did not get through
+        raise NotTaken("the server takes no reply to this message any more")
+
+    def _pull_part(self, run_id: int, name: str) -> Any:
+        from flwr.proto.message_pb2 import PullObjectRequest
+
+        request = PullObjectRequest(node=self._node(), run_id=run_id, object_id=name)
+        return self._call(lambda: self._client.PullObject(request))
 
     # ------------------------------------------------------------ calls
 
@@ -282,23 +329,6 @@ class Fleet:
         from flwr.proto.node_pb2 import Node
 
         return Node(node_id=self.node_id)
-
-    def _about_run(self, call: Callable[[], _Result]) -> _Result:
-        """The result of a call about one run.
-
-        A SuperLink that was started anew without a database answers 500 to whatever names a run
-        that it does not know. To try that for ever would keep this device from every other message;
-        the answer is kept, and is sent when the question comes again.
-        """
-        for pause in FAULT_PAUSES_S:
-            try:
-                return self._call(call)
-            except ServerFault:
-                time.sleep(pause)
-        try:
-            return self._call(call)
-        except ServerFault as fault:
-            raise RunOver(f"the server fails at it: {fault}") from fault
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
         """The call's result; what fails becomes one of the errors above."""
@@ -309,7 +339,7 @@ class Fleet:
         try:
             return call()
         except httpx.HTTPStatusError as error:
-            raise _typed(error) from error
+            raise typed_error(error) from error
         except httpx.TransportError as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, ssl.SSLError):
@@ -318,60 +348,3 @@ class Fleet:
             raise Unreachable(f"{type(error).__name__}: {error}{hint}") from error
         except ValueError as error:  # not protobuf: something else answers there
             raise Unreachable(f"what answers is no SuperLink: {error}") from error
-
-
-class _VersionHeaders:
-    """Says which version we are, as Flower does, but does not end the process by itself."""
-
-    def __init__(self) -> None:
-        from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
-
-        self._headers = dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
-
-    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
-        """Flower calls this around every request."""
-        context.request.headers.update(self._headers)
-        return call_next(context)
-
-
-def _typed(error: Any) -> FleetError:
-    from flwr.supercore.error import FlowerError
-    from flwr.supercore.runtime_version_compatibility import (
-        get_runtime_version_incompatibility_exit_message,
-    )
-
-    response = error.response
-    text = response.text
-    foreign = get_runtime_version_incompatibility_exit_message(text)
-    if foreign:
-        return ForeignVersion(f"this device has Flower {FLOWER}; the server says: {foreign}")
-    known = FlowerError.from_json(text)
-    if known is not None:
-        if known.code == KEY_IN_USE:
-            return NotAdmitted("the lease of this device's last process still runs", lease=True)
-        if known.code in (NOT_ACTIVATED, REGISTRATION_OFF):
-            return NotAdmitted(known.message, lease=False)
-        if known.code == RUN_OVER:
-            return RunOver(known.message)
-    if response.status_code == 401:
-        skew = _clock_skew(response.headers.get("date", ""))
-        if skew is not None and not -300 < -skew < MOST_SKEW_S:
-            side = "behind" if skew > 0 else "ahead of"
-            return ClockWrong(
-                f"this device's clock is {abs(skew):.0f} s {side} the server's, which refuses its "
-                "signatures: set the clock (timedatectl set-ntp true)"
-            )
-        return Forgotten("the server does not know this node's key and number")
-    # 502 to 504 are a proxy's: the server is away, and the message is not to be given up.
-    fault = ServerFault if response.status_code == 500 else Unreachable
-    return fault(
-        f"the server answered {response.status_code}: {(known.message if known else text)[:200]}"
-    )
-
-
-def _clock_skew(date: str) -> float | None:
-    """Seconds that the server's clock is ahead of ours, by its answer's Date header."""
-    try:
-        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
-    except (TypeError, ValueError):
-        return None

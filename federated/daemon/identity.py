@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ def load_identity(folder: Path) -> Identity:
     """The device's identity; it is made at the first call.
 
     Raises:
-        FormatError: the key file is damaged or no P-384 key.
+        FormatError: the key file is damaged, no P-384 key, or gone while its public half is there.
         StorageError: it cannot be read or written.
         BackendMissingError: cryptography is not installed.
     """
@@ -59,6 +60,12 @@ def load_identity(folder: Path) -> Identity:
         with open(folder / f"{KEY}.lock", "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two processes must not make two
             if not path.exists():
+                if public.exists():  # it is written after the key
+                    raise FormatError(
+                        f"{path}: is gone, while {public} is there. Restore it from a copy; or "
+                        "delete the public key too: the device is a new one then, and has to be "
+                        "registered again"
+                    )
                 made = ec.generate_private_key(ec.SECP384R1())
                 _write(
                     path,
@@ -85,14 +92,15 @@ def load_identity(folder: Path) -> Identity:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     device = hashlib.sha256(der).hexdigest()[:16]
-    if not public.exists():
-        line = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        try:
+    line = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    try:
+        # Another key's would be registered, and ours refused. A comment of the owner's stays.
+        if not public.exists() or public.read_bytes().split()[:2] != line.split():
             _write(public, line + f" penstock-{device}\n".encode(), 0o644)
-        except OSError as error:
-            raise StorageError(f"{public}: {error.strerror or error}") from error
+    except OSError as error:
+        raise StorageError(f"{public}: {error.strerror or error}") from error
     return Identity(device, path, public, key)
 
 
@@ -109,3 +117,7 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    handle = os.open(path.parent, os.O_RDONLY)
+    with suppress(OSError):  # not every file system can
+        os.fsync(handle)  # the name too outlives a power cut: the key may be registered at once
+    os.close(handle)

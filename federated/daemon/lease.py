@@ -30,7 +30,8 @@ class Lease:
 
     Args:
         fleet: the connection.
-        mark: file that is touched at each sign of life that the server took; its age outlives us.
+        mark: file with the node's number, touched at each sign of life that the server took; both
+            outlive us.
         heartbeat_s: the lease is twice this.
         stop: asks for the end.
     """
@@ -43,6 +44,10 @@ class Lease:
 
     def begin(self) -> None:
         """Start."""
+        try:
+            self._mark.write_text(str(self._fleet.node_id), encoding="ascii")
+        except OSError as error:  # a full disk: after a crash we wait for the lease to end
+            LOG.warning("%s: %s", self._mark, error.strerror)
         self._ended, self._lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
@@ -65,6 +70,16 @@ class Lease:
         except OSError:
             return 0.0
         return max(0.0, 2 * self._every + 2 - age) if age >= 0 else 0.0
+
+    def number(self) -> int:
+        """The number under which this device's last process has a lease that may still run; 0:
+        there is none. A clock that was set back says nothing about it."""
+        try:
+            age = time.time() - self._mark.stat().st_mtime
+            text = self._mark.read_text(encoding="ascii")
+            return int(text) if age < 2 * self._every + 2 else 0
+        except (OSError, ValueError):
+            return 0
 
     def _keep(self) -> None:
         ended, lost = self._ended, self._lost

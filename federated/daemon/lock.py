@@ -14,6 +14,7 @@ from penstock.errors import StorageError, UsageError
 
 DAEMON_LOCK, NODE_LOCK = "daemon.lock", "node.lock"
 PATIENCE_S = 10.0  # for a node whose supervisor is gone: it leaves by itself
+LOOKS, LOOK_S = 20, 0.02  # `holder` has the lock for an instant, which is nobody's process
 
 
 @contextmanager
@@ -31,18 +32,26 @@ def one_process(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(handle):
             raise UsageError(
                 f"{path.parent}: a daemon runs on this folder (process {holder(path)}); "
                 "a device has one, or another folder in its configuration"
-            ) from None
+            )
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(LOOK_S)
+    return False
 
 
 def holder(path: Path) -> int | None:
@@ -52,7 +61,7 @@ def holder(path: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may look at a time
         return None
     except BlockingIOError:
         text = os.read(handle, 32).strip()

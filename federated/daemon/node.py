@@ -154,7 +154,7 @@ class Node:
         return REOPEN
 
     def _join(self) -> None:
-        number = self._fleet.join()
+        number = self._fleet.join(self._lease.number())
         self._lease.begin()
         LOG.info("joined %s as node %d", self._config.superlink.address, number)
         self._report.beat("waiting", node=str(number), reason="")

@@ -8,11 +8,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from penstock.errors import StorageError
 from penstock.federated.client.journal import Entry, Journal
-from penstock.federated.daemon.fleet_errors import BadMessage, RunOver, Unreachable
+from penstock.federated.daemon.fleet_errors import (
+    BadMessage,
+    FleetError,
+    NotTaken,
+    RunOver,
+    ServerFault,
+    Unreachable,
+)
 from penstock.federated.daemon.flower_messages import Outgoing, run_app
 from penstock.federated.daemon.pipes import Reporter, Stop
 
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 MOST_ATTEMPTS = 3  # a message whose work ends the process each time is given up
+MOST_PAUSE_S = 60.0  # between two tries of a message that the server fails at
 LATE_S = 3600.0  # after its time a message is kept, for the clock may be wrong
 
 
@@ -45,14 +54,18 @@ class Worker:
     ) -> None:
         self._fleet, self._journal, self._app = fleet, journal, app
         self._stop, self._report = stop, report
+        self._sizes: dict[str, int] = {}  # of a message that did not fit
+        self._faults: dict[str, tuple[int, float]] = {}  # tries, and when to try again
 
     def take(self) -> bool:
         """Ask the server for a message; it is in the journal before anything else. Returns whether
         there was one.
 
         Raises:
-            FleetError: see `Fleet.pull`. StorageError: the journal cannot be written.
+            FleetError: see `Fleet.pull`. StorageError: there is no room for a message; the server
+                was not asked, for it hands each out once.
         """
+        self._journal.check_room()
         message = self._fleet.pull()
         if message is None:
             return False
@@ -63,8 +76,8 @@ class Worker:
         return True
 
     def work_off(self) -> int:
-        """Do what is open, oldest first, until it is done or the end is asked for. Returns how many
-        messages ended.
+        """Do what is open, oldest first, until it is done or the end is asked for. A message that
+        the server fails at waits, and the others do not. Returns how many ended.
 
         Raises:
             FleetError: the server cannot be reached, or has forgotten us; what is open stays.
@@ -74,12 +87,8 @@ class Worker:
         for entry in self._journal.open_messages():
             if self._stop.asked():
                 break
-            try:
-                self._advance(entry)
-            except RunOver as over:
-                LOG.warning("message %s: its run is over: %s", entry.id[:12], over)
-                self._journal.end(entry.id, "gone")
-            done += 1
+            if time.monotonic() >= self._faults.get(entry.id, (0, 0.0))[1]:
+                done += self._step(entry, self._advance)
         return done
 
     def send_ready(self) -> None:
@@ -90,21 +99,37 @@ class Worker:
         """
         for entry in self._journal.open_messages():
             if entry.state == "answered":
-                self._send(entry)
+                self._step(entry, self._send)
+
+    def _step(self, entry: Entry, step: Callable[[Entry], None]) -> bool:
+        """Whether it is done; if not, the server failed at it, and it has its next try later.
+
+        A SuperLink that was started anew without a database fails at whatever names a run that it
+        does not know, one whose disk is full at everything for a while.
+        """
+        try:
+            step(entry)
+        except RunOver as over:
+            LOG.warning("message %s: its run is over: %s", entry.id[:12], over)
+            self._journal.end(entry.id, "gone")
+        except NotTaken as refused:
+            LOG.warning("message %s: answered in vain: %s", entry.id[:12], refused)
+            self._journal.end(entry.id, "gone")
+        except ServerFault as fault:
+            tries = self._faults.get(entry.id, (0, 0.0))[0]
+            pause = min(MOST_PAUSE_S, 2.0**tries)
+            self._faults[entry.id] = tries + 1, time.monotonic() + pause
+            LOG.warning("message %s: again in %.0f s: %s", entry.id[:12], pause, fault)
+            return False
+        self._faults.pop(entry.id, None)
+        return True
 
     def _advance(self, entry: Entry) -> None:
         if time.time() > entry.expires_at + LATE_S:
-            LOG.warning("message %s: its time is over", entry.id[:12])
-            self._journal.end(entry.id, "expired")
+            self._expire(entry)
             return
         if entry.state == "announced":
-            self._report.beat("receiving", message=entry.id[:12])
-            try:
-                parts = self._fleet.pull_parts(entry.run_id, entry.tree, self._beat)
-            except BadMessage as bad:
-                self._answer(entry, bad)
-            else:
-                self._journal.hold(entry.id, parts)
+            self._receive(entry)
         if not entry.confirmed:
             self._fleet.confirm(entry.run_id, entry.id)
             self._journal.confirmed(entry.id)
@@ -114,23 +139,68 @@ class Worker:
         if ready is not None and ready.state == "answered":
             self._send(ready)
 
+    def _receive(self, entry: Entry) -> None:
+        """Fetch the parts. A message too large for this device ends its process already here."""
+        self._report.beat("receiving", message=entry.id[:12])
+        self._journal.check_room(self._sizes.get(entry.id, 0))
+        if not self._begin(entry):
+            return
+        try:
+            parts = self._fleet.pull_parts(entry.run_id, entry.tree, self._beat)
+            # Should they not fit, they are not downloaded again before there is room.
+            self._sizes = {entry.id: sum(map(len, parts.values()))}
+            self._journal.hold(entry.id, parts)
+            self._sizes = {}
+        except BadMessage as bad:
+            self._answer(entry, bad)
+        except (FleetError, StorageError):
+            with suppress(StorageError):
+                self._journal.interrupted(entry.id)
+            raise
+        else:
+            self._journal.interrupted(entry.id)  # the work on it has tries of its own
+
+    def _begin(self, entry: Entry) -> int:
+        """How often work on it was begun, now included; 0: too often, and it is given up."""
+        # Room for the trained model, here and in the reply: without it the training would be lost.
+        self._journal.check_room(2 * self._journal.nbytes(entry.id))
+        attempt = self._journal.begin(entry.id)
+        if attempt <= MOST_ATTEMPTS:
+            return attempt
+        text = (
+            f"this device's process ended {attempt - 1} times while it worked on this message; it "
+            "is given up"
+        )
+        self._answer(entry, RuntimeError(text))
+        return 0
+
+    def _expire(self, entry: Entry) -> None:
+        """End what is too late, unless it is the clock that is wrong: the server then says so."""
+        self._fleet.heartbeat()
+        if entry.state == "answered":
+            try:
+                self._send(entry)
+                return
+            except Unreachable as error:  # it had its last try
+                LOG.warning("message %s: %s", entry.id[:12], error)
+        LOG.warning("message %s: its time is over", entry.id[:12])
+        self._journal.end(entry.id, "expired")
+
     def _work(self, entry: Entry) -> None:
         now = self._journal.entry(entry.id)
         if now is None or now.state != "held":
             return
-        attempt = self._journal.begin(entry.id)
-        if attempt > MOST_ATTEMPTS:
-            self._answer(
-                entry,
-                RuntimeError(
-                    f"this device's process ended {attempt - 1} times while it worked on this "
-                    "message; it is given up"
-                ),
-            )
+        attempt = self._begin(entry)
+        if not attempt:
             return
         phase = "loading" if entry.kind == "train" else entry.kind  # then "training", at each step
         self._report.beat(phase, message=entry.id[:12], attempt=attempt)
-        self._answer(entry, None)
+        try:
+            self._answer(entry, None)
+        except StorageError:  # full or busy is no crash: that attempt does not count
+            with suppress(StorageError):
+                self._journal.interrupted(entry.id)
+            raise
 
     def _answer(self, entry: Entry, failure: Exception | None) -> None:
         """Make the reply, and put it into the journal; without a failure the app makes it."""

@@ -174,22 +174,29 @@ class Hand:
                 assert self.state.store_object(run, session, name, part.deflate())
         return str(message.metadata.message_id)
 
+    def head(self, run: int, message: str, seconds: float = 60.0) -> Any:
+        """The reply without its parts, which may be on their way; then the question is gone."""
+        until = time.monotonic() + seconds
+        while not (found := self.state.get_message_res({message}, run)):
+            self.state.acknowledge_task_heartbeat(self.task)
+            assert time.monotonic() < until, "no reply"
+            time.sleep(0.05)
+        self.state.delete_messages({message})
+        return found[0]
+
     def reply(self, run: int, message: str, seconds: float = 60.0) -> Any:
         """The reply, put together: a Flower Message."""
+        return self.whole(self.head(run, message, seconds), seconds)
+
+    def whole(self, head: Any, seconds: float = 60.0) -> Any:
+        """The reply of which this is the head."""
         from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
         from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
         until = time.monotonic() + seconds
-        while True:
-            self.state.acknowledge_task_heartbeat(self.task)
-            found = self.state.get_message_res({message}, run)
-            if found:
-                break
-            assert time.monotonic() < until, "no reply"
-            time.sleep(0.05)
-        if found[0].has_error():
-            return found[0]
-        name = found[0].metadata.message_id
+        if head.has_error():
+            return head
+        name = head.metadata.message_id
         tree = self.state.object_store.get_object_tree(name)
         contents: dict[str, bytes] = {}
         for part in iterate_object_tree(tree):

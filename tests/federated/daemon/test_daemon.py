@@ -198,6 +198,28 @@ def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
 
 
 @pytest.mark.slow
+def test_kill_9_in_training_loses_no_update(
+    tmp_path: Path, superlink: SuperLink, hand: Hand
+) -> None:
+    """A run asks for the reply all the time; were the device offline once, it would be given up."""
+    device = Device(tmp_path, superlink.address, most_seconds=6)
+    try:
+        run = hand.begin_run()
+        (node,) = hand.wait_for_nodes(run)
+        message = hand.ask(run, node, "train", task(1, epochs=LONG), arrays_of())
+        facts = device.wait_for(lambda facts: facts.get("phase") == "training")
+        os.kill(facts["node_pid"], signal.SIGKILL)
+        plain, arrays = hand.answer(run, message)
+        result = TrainResult.from_record(plain, "device")
+        assert result.steps and not result.refused and arrays is not None
+        assert device.wait_for(lambda facts: facts.get("phase") == "waiting")["restarts"] == 1
+        with Store.open(device.home / "store.db") as store:
+            assert Journal(store.database).outcomes() == {"sent": 1}
+    finally:
+        device.stop()
+
+
+@pytest.mark.slow
 def test_a_hang_is_ended_and_given_up(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
     device = Device(tmp_path, superlink.address, hang_s=15)
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import http.server
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +14,21 @@ import numpy as np
 import pytest
 
 from penstock.errors import BackendMissingError, UnsupportedModelError
-from penstock.federated.daemon import flower_fleet
+from penstock.federated.daemon import flower_fleet, flower_http
 from penstock.federated.daemon.fleet_errors import (
     BadMessage,
     ClockWrong,
     Forgotten,
     NotAdmitted,
+    NotTaken,
     RunOver,
     ServerFault,
     Unreachable,
 )
 from penstock.federated.daemon.flower_fleet import Fleet
-from penstock.federated.daemon.flower_messages import check_flower, part_ids, run_app
+from penstock.federated.daemon.flower_messages import Outgoing, check_flower, part_ids, run_app
 from penstock.federated.daemon.identity import Identity, load_identity
+from penstock.federated.flower_content import to_content
 from tests.federated.daemon.superlink import Hand, SuperLink, free_port
 
 pytest.importorskip("flwr")
@@ -63,6 +67,100 @@ def test_join_leave_and_the_lease(
     assert second.join() == node, "the same key is the same node"
     second.leave()
     second.close()
+
+
+def test_the_next_process_goes_on_with_the_lease(
+    fleet: Fleet, identity: Identity, superlink: SuperLink
+) -> None:
+    """By its number, which is worth as much as the key; a wrong one costs one call."""
+    node = fleet.join()
+    second = Fleet(superlink.address, identity.key, insecure=True)
+    assert second.join(node) == node
+    with pytest.raises(NotAdmitted):
+        second.join(node + 1)
+    fleet.leave()
+    assert second.join(node + 1) == node
+    second.leave()
+    second.close()
+
+
+def uploading(fleet: Fleet, hand: Hand) -> tuple[int, str, Outgoing]:
+    """A run, a question, and the reply to it, of six parts at least, ready to be sent."""
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        rng = np.random.default_rng(message.metadata.run_id)  # what the server has is not asked for
+        arrays = {"w": rng.normal(size=3_000_000).astype(np.float32)}  # of three chunks
+        return Message(to_content(None, arrays), reply_to=message)
+
+    run = hand.begin_run()
+    node = fleet.join()
+    name = hand.ask(run, node, "train", None)
+    asked = fleet.pull()
+    assert asked is not None
+    parts = fleet.pull_parts(run, asked.tree, nothing)
+    fleet.confirm(run, name)
+    reply = run_app(app, node, asked.head, asked.tree, parts)
+    assert len(reply.parts) >= 6
+    return run, name, reply
+
+
+def cut_after(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, most: int) -> list[str]:
+    """The connection breaks after so many parts. Returns the list of parts that are sent."""
+    import httpx
+
+    sent: list[str] = []
+    push = fleet._client.PushObject
+
+    def pushing(request: object) -> object:
+        if len(sent) == most:
+            raise httpx.ConnectError("cut")
+        sent.append(request.object_id)  # type: ignore[attr-defined]
+        return push(request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet._client, "PushObject", pushing)
+    return sent
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_reply_whose_sending_broke_off_is_gone_on_with(
+    fleet: Fleet, identity: Identity, superlink: SuperLink, hand: Hand, crash: bool
+) -> None:
+    """Though the run has seen its head, which ends the question."""
+    run, name, reply = uploading(fleet, hand)
+    with pytest.MonkeyPatch.context() as patch:
+        before = cut_after(fleet, patch, 3)
+        with pytest.raises(Unreachable):
+            fleet.send(run, reply, 0.5, nothing)
+    head = hand.head(run, name)
+    again = fleet
+    if crash:
+        again = Fleet(superlink.address, identity.key, insecure=True)
+        again.join(fleet.node_id)
+    with pytest.MonkeyPatch.context() as patch:
+        after = cut_after(again, patch, 100)
+        again.send(run, reply, 0.5, nothing)
+    if not crash:
+        assert not set(before) & set(after), "what the server has is not sent again"
+    assert set(before) | set(after) == set(reply.parts)
+    assert hand.whole(head, 5).metadata.reply_to_message_id == name
+    again.send(run, reply, 0.5, nothing)  # as after a crash before it was marked as sent
+    if crash:
+        again.close()
+
+
+def test_what_the_server_does_not_take_is_not_sent(fleet: Fleet, hand: Hand) -> None:
+    run, name, reply = uploading(fleet, hand)
+    hand.state.delete_messages({name})  # as when the run has given the device up
+    with pytest.raises(NotTaken, match="no reply to this message any more"):
+        fleet.send(run, reply, 0.5, nothing)
+    damaged = Outgoing(reply.head, reply.tree, dict(list(reply.parts.items())[1:]))
+    with pytest.raises(NotTaken, match="damaged on this device's disk"):
+        fleet.send(run, damaged, 0.5, nothing)
 
 
 def test_a_message_there_and_back(fleet: Fleet, hand: Hand) -> None:
@@ -135,7 +233,7 @@ def test_a_wrong_clock_is_named(
 
     real = time.time
     monkeypatch.setattr(
-        flower_fleet,
+        flower_http,
         "time",
         SimpleNamespace(time=lambda: real() + seconds, monotonic=time.monotonic, sleep=time.sleep),
     )
@@ -149,9 +247,6 @@ def test_a_wrong_clock_is_named(
 
 
 def test_nobody_there_and_somebody_else(identity: Identity) -> None:
-    import http.server
-    import threading
-
     alone = Fleet(f"127.0.0.1:{free_port()}", identity.key, insecure=True)
     with pytest.raises(Unreachable, match="ConnectError"):
         alone.join()
@@ -181,11 +276,15 @@ def test_nobody_there_and_somebody_else(identity: Identity) -> None:
     [
         (500, "boom", ServerFault),
         (503, "<html>a proxy</html>", Unreachable),
-        (404, "", Unreachable),
+        (502, "", Unreachable),
+        (429, "", Unreachable),
+        (404, "", ServerFault),
+        (400, "no protobuf", ServerFault),
+        (413, "<html>a proxy</html>", NotTaken),
         (412, '{"code": 2004, "detail": "no"}', NotAdmitted),
         (412, '{"code": 23, "detail": "no"}', NotAdmitted),
         (412, '{"code": 2007, "detail": "no"}', RunOver),
-        (412, '{"code": "x"}', Unreachable),
+        (412, '{"code": "x"}', ServerFault),
         (401, "", Forgotten),
     ],
 )
@@ -195,7 +294,38 @@ def test_what_an_answer_means(status: int, text: str, error: type[Exception]) ->
     request = httpx.Request("POST", "http://x/v1/fleet/pull-messages")
     response = httpx.Response(status, text=text, request=request)
     failed = httpx.HTTPStatusError("failed", request=request, response=response)
-    assert type(flower_fleet._typed(failed)) is error
+    assert type(flower_http.typed_error(failed)) is error
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_is_bounded_before_it_is_in_memory(identity: Identity, packed: bool) -> None:
+    written = 0
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            nonlocal written
+            self.send_response(200)
+            if packed:
+                self.send_header("content-encoding", "gzip")
+            self.end_headers()
+            try:
+                while written < 256 << 20:
+                    written += self.wfile.write(bytes(1 << 20))
+            except OSError:
+                pass
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Endless)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    fleet = Fleet(f"127.0.0.1:{server.server_port}", identity.key, insecure=True)
+    with pytest.raises(BadMessage, match="compressed" if packed else "more than 16,777,216 bytes"):
+        fleet.pull()
+    fleet.close()
+    server.shutdown()
+    server.server_close()
+    assert written < 64 << 20
 
 
 def test_tls_and_registered_keys(

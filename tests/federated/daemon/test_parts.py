@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -15,12 +16,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from penstock.errors import FormatError, UsageError
 from penstock.federated.daemon.health import HealthServer
 from penstock.federated.daemon.identity import load_identity
+from penstock.federated.daemon.lease import Lease
 from penstock.federated.daemon.lock import end_left_over, holder, one_process
 from penstock.federated.daemon.log import log_to
 from penstock.federated.daemon.pipes import LineReader, Reporter, Stop
@@ -56,6 +60,51 @@ def test_a_damaged_key_is_not_replaced(tmp_path: Path, text: str) -> None:
     with pytest.raises(FormatError, match="not a key"):
         load_identity(tmp_path)
     assert (tmp_path / "node_key").read_text() == text
+
+
+def test_the_public_key_is_the_keys(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    identity = load_identity(tmp_path)
+    line = identity.public_key.read_text()
+    identity.public_key.write_text(load_identity(tmp_path / "other").public_key.read_text())
+    load_identity(tmp_path)
+    assert identity.public_key.read_text() == line
+    named = " ".join([*line.split()[:2], "the pump in hall 3\n"])
+    identity.public_key.write_text(named)
+    load_identity(tmp_path)
+    assert identity.public_key.read_text() == named, "the owner's comment stays"
+
+
+def test_a_lost_key_is_not_replaced(tmp_path: Path) -> None:
+    """The registered key would be another one than the device's."""
+    pytest.importorskip("cryptography")
+    identity = load_identity(tmp_path)
+    identity.private_key.unlink()
+    with pytest.raises(FormatError, match="is gone, while .*node_key.pub is there"):
+        load_identity(tmp_path)
+    identity.public_key.unlink()
+    assert load_identity(tmp_path).device != identity.device
+
+
+# ---------------------------------------------------------------- lease
+
+
+def test_a_lease_outlives_its_process(tmp_path: Path) -> None:
+    fleet: Any = SimpleNamespace(node_id=(1 << 64) - 5, heartbeat=lambda: None)
+    mark, stop = tmp_path / "heartbeat", Stop()
+    assert Lease(fleet, mark, 15.0, stop).number() == 0
+    lease = Lease(fleet, mark, 15.0, stop)
+    lease.begin()
+    lease.end()
+    after = Lease(fleet, mark, 15.0, stop)
+    assert after.number() == fleet.node_id and 20 < after.remaining() <= 32
+    now = time.time()
+    os.utime(mark, (now - 40, now - 40))
+    assert after.number() == 0 and after.remaining() == 0, "it has run out"
+    os.utime(mark, (now + 9e5, now + 9e5))
+    assert after.number() == fleet.node_id, "the clock was set back"
+    mark.write_text("")
+    assert after.number() == 0
 
 
 # ---------------------------------------------------------------- lock
@@ -99,6 +148,18 @@ def test_a_second_process_is_refused_until_the_first_is_gone(
     with one_process(path):
         assert holder(path) == os.getpid()
     assert holder(path) is None
+
+
+def test_who_looks_at_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """`--status` has it for an instant, which a daemon that starts may meet."""
+    path = tmp_path / "x.lock"
+    path.touch()
+    with open(path, "r+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert holder(path) is None, "another look is no process either"
+        threading.Timer(0.1, fcntl.flock, (looking.fileno(), fcntl.LOCK_UN)).start()
+        with one_process(path):
+            assert holder(path) == os.getpid()
 
 
 def test_what_was_left_behind_is_ended(
