@@ -27,13 +27,9 @@ EXEMPLARS = 5  # of each class and chunk, of each device
 # Of local training; chosen on the validation windows of seeds 100 to 104 (docs/fedmobile.md).
 EPOCHS, BATCH, RATE, UNLABELLED = 3, 8, 6e-4, 4
 LABELLED_EPOCHS, LABELLED_RATE, BASELINE_RATE = 8, 1e-4, 3e-4
-OURS = (
-    FedMobileSettings(  # exemplars hold the old chunks, so that more can be learned from new ones
-        unlabelled_per_labelled=UNLABELLED,
-        exemplars_per_class=EXEMPLARS,
-        propagation=2.0,
-        distillation=0.5,
-    )
+OURS = FedMobileSettings(unlabelled_per_labelled=UNLABELLED)
+WITH_EXEMPLARS = replace(  # they hold the old chunks, so that more can be learned from new ones
+    OURS, exemplars_per_class=EXEMPLARS, propagation=2.0, distillation=0.5
 )
 LABELLED_ONLY = FedMobileSettings(  # as FedAvg, but with the exemplars that ours keeps
     consistency=0.0, distillation=0.0, calibration=0.0, augment=False, exemplars_per_class=EXEMPLARS
@@ -256,22 +252,25 @@ def centre_with_all_labels(setting: Setting) -> Outcome:
 ROWS: dict[str, Callable[[Setting], Outcome]] = {
     "as shipped, no training": as_shipped,
     "labelled-only FedAvg": penstock_row(None, epochs=LABELLED_EPOCHS, rate=LABELLED_RATE),
-    "labelled-only + exemplars": penstock_row(
-        LABELLED_ONLY, epochs=LABELLED_EPOCHS, rate=LABELLED_RATE
-    ),
     "FedMatch": baseline_row(FedMatch),
     "SemiFL (labels at the server)": baseline_row(SemiFL),
     "FedMobile-style": penstock_row(OURS),
-    "the default: no exemplars": penstock_row(FedMobileSettings()),
     "- distillation": penstock_row(replace(OURS, distillation=0.0)),
     "- consistency": penstock_row(replace(OURS, consistency=0.0)),
     "- both": penstock_row(replace(OURS, distillation=0.0, consistency=0.0)),
-    "- propagation": penstock_row(replace(OURS, propagation=0.0)),
     "- alignment": penstock_row(replace(OURS, alignment=0.0)),
     "- calibration": penstock_row(replace(OURS, calibration=0.0)),
     "- moving teacher (round's)": penstock_row(replace(OURS, teacher="round")),
+    "+ propagation": penstock_row(replace(OURS, propagation=1.0)),
+    "labelled-only, 5 exemplars": penstock_row(
+        LABELLED_ONLY, epochs=LABELLED_EPOCHS, rate=LABELLED_RATE
+    ),
+    "FedMobile-style, 5 exemplars": penstock_row(WITH_EXEMPLARS),
+    "the same - propagation": penstock_row(replace(WITH_EXEMPLARS, propagation=0.0)),
+    "the same - distillation": penstock_row(replace(WITH_EXEMPLARS, distillation=0.0)),
+    "the same - consistency": penstock_row(replace(WITH_EXEMPLARS, consistency=0.0)),
     "retrain everything": penstock_row(
-        replace(OURS, distillation=0.0, exemplars_per_class=0), keep_everything=True
+        replace(OURS, distillation=0.0, alignment=0.0), keep_everything=True
     ),
     "one place, all labels": centre_with_all_labels,
 }

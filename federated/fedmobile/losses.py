@@ -49,8 +49,13 @@ def alignment(labels: torch.Tensor, teacher_logits: torch.Tensor, strength: floa
         labels: int64 [n] of the device's labelled windows; each class is counted once more.
         teacher_logits: [m, classes] of its unlabelled windows, m >= 1.
         strength: 0, nothing, to 1, the whole ratio of the two distributions.
+
+    Returns:
+        [classes]; zeros where there is no label, which says nothing of the classes.
     """
     classes = teacher_logits.shape[1]
+    if not len(labels):
+        return teacher_logits.new_zeros(classes)
     counts = labels.bincount(minlength=classes).to(teacher_logits.dtype) + 1
     wanted = counts / counts.sum()
     seen = teacher_logits.softmax(dim=1).mean(dim=0).clamp_min(1e-3)

@@ -102,4 +102,4 @@ def test_alignment_moves_the_teacher_to_the_labels() -> None:
     none = alignment(torch.tensor(labels), torch.tensor(logits), 0.0)
     assert not none.any()
     unlabelled = alignment(torch.zeros(0, dtype=torch.int64), torch.tensor(logits), 0.5)
-    assert unlabelled.numpy() == pytest.approx(0.5 * np.log(0.2 / seen))
+    assert not unlabelled.any(), "no label says nothing of the classes"
