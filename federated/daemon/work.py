@@ -27,7 +27,7 @@ from penstock.federated.daemon.pipes import Reporter, Stop
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
 
-    from penstock.federated.daemon.flower_fleet import Fleet
+    from penstock.federated.daemon.flower_fleet import Fleet, Incoming
 
 LOG = logging.getLogger(__name__)
 MOST_ATTEMPTS = 3  # a message whose work ends the process each time is given up
@@ -54,6 +54,7 @@ class Worker:
     ) -> None:
         self._fleet, self._journal, self._app = fleet, journal, app
         self._stop, self._report = stop, report
+        self._handed_out: Incoming | None = None  # and not in the journal: an ingest holds it
         self._sizes: dict[str, int] = {}  # of a message that did not fit
         self._faults: dict[str, tuple[int, float]] = {}  # tries, and when to try again
 
@@ -62,16 +63,20 @@ class Worker:
         there was one.
 
         Raises:
-            FleetError: see `Fleet.pull`. StorageError: there is no room for a message; the server
-                was not asked, for it hands each out once.
+            FleetError: see `Fleet.pull`. StorageError: there is no room for a message, and the
+                server was not asked, for it hands each out once; or the journal cannot be written
+                now, and the message is kept for the next call.
         """
-        self._journal.check_room()
-        message = self._fleet.pull()
+        if self._handed_out is None:
+            self._journal.check_room()
+            self._handed_out = self._fleet.pull()
+        message = self._handed_out
         if message is None:
             return False
         self._journal.announce(
             message.id, message.run_id, message.kind, message.expires_at, message.head, message.tree
         )
+        self._handed_out = None
         LOG.info("message %s: %s for run %d", message.id[:12], message.kind, message.run_id)
         return True
 

@@ -16,6 +16,7 @@ from penstock.federated.client.journal import Journal
 from penstock.federated.client.store import Store
 from penstock.federated.daemon import work
 from penstock.federated.daemon.fleet_errors import ClockWrong, Unreachable
+from penstock.federated.daemon.flower_fleet import Incoming
 from penstock.federated.daemon.flower_messages import Outgoing
 from penstock.federated.daemon.pipes import Reporter, Stop
 from penstock.federated.daemon.work import Worker
@@ -32,12 +33,15 @@ class PlayedFleet:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fails: dict[str, Exception] = {}
+        self.waiting: list[Incoming] = []
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*_: object) -> Any:
             self.calls.append(name)
             if name in self.fails:
                 raise self.fails[name]
+            if name == "pull" and self.waiting:
+                return self.waiting.pop()
             return PARTS if name == "pull_parts" else None
 
         return call
@@ -99,6 +103,24 @@ def test_without_room_the_server_is_not_asked(played: Played) -> None:
     assert played.fleet.calls == []
     played.store.database.bound(1 << 20)
     assert not played.worker.take() and played.fleet.calls == ["pull"]
+
+
+def test_what_was_handed_out_while_the_store_was_busy_is_kept(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played.fleet.waiting = [Incoming("m", 1, "train", 5e9, b"head", b"tree")]
+
+    def busy(*_: object) -> None:
+        raise StorageError("database is locked; nothing was written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(played.journal, "announce", busy)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="locked"):
+                played.worker.take()
+    assert played.worker.take() and played.fleet.calls == ["pull"]
+    assert not played.worker.take(), "once"
+    assert played.worker.work_off() == 1 and played.journal.outcomes() == {"sent": 1}
 
 
 def test_what_did_not_fit_is_downloaded_once(played: Played) -> None:
