@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import FormatError, RefusedUpdateError
+from penstock.errors import RefusedUpdateError
 from penstock.federated.array_file import pack_arrays, unpack_arrays
 from penstock.federated.arrays import Arrays
 from penstock.federated.flower_env import no_calls_home as no_calls_home
@@ -49,8 +49,10 @@ def from_content(content: RecordDict, source: str) -> tuple[dict[str, Any], Arra
     Raises:
         RefusedUpdateError: other records, an array that is not one, or too many bytes.
     """
-    from flwr.app import ArrayRecord, ConfigRecord
+    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
+    if not isinstance(content, RecordDict):  # Flower puts any object in its place
+        raise RefusedUpdateError(f"{source} sent a {type(content).__name__} instead of records")
     foreign = sorted(set(content) - {ARRAYS, MESSAGE})
     if foreign:
         raise RefusedUpdateError(
@@ -73,5 +75,5 @@ def from_content(content: RecordDict, source: str) -> tuple[dict[str, Any], Arra
         if packed.dtype != np.uint8 or packed.ndim != 1:
             raise ValueError(f"{packed.dtype} {packed.shape}")
         return dict(record), unpack_arrays(packed.tobytes(), source)
-    except (ValueError, TypeError, EOFError, OSError, SyntaxError, FormatError) as error:
+    except Exception as error:  # np.load of foreign bytes: AttributeError, MemoryError and more
         raise RefusedUpdateError(f"{source} sent no arrays: {error}") from error
