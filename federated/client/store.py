@@ -305,8 +305,9 @@ class Store:
         goes_on = self.fact("run") == run and chunk > self.chunk
         with self.database.reading() as db:
             row = db.execute(
-                "SELECT max(label) FROM samples WHERE exemplar OR coalesce(chunk, ?) >= ?",
-                (chunk, chunk if goes_on else 0),
+                "SELECT max(label) FROM samples "
+                "WHERE exemplar OR coalesce(chunk, ?) BETWEEN ? AND ?",
+                (chunk, chunk if goes_on else 0, max(chunk, self.chunk)),
             ).fetchone()
         return UNLABELLED if row[0] is None else int(row[0])
 

@@ -237,13 +237,18 @@ def test_a_task_that_cannot_be_done_closes_no_chunk(
     assert (counts.chunk, counts.labelled, counts.unlabelled) == (0, 21, 20)
 
 
-def test_a_label_of_a_chunk_that_ends_does_not_hold_it(store: Store) -> None:
+def test_labels_of_other_chunks_hold_nothing(store: Store) -> None:
     store.add(np.full((1, 6), 9, np.float32), np.array([3]))
     device = Participant(store, DEVICE)
     store.begin_chunk(TASK.run, 0)
     fill(store, seed=1)
+    store.add(np.full((1, 6), 8, np.float32), np.array([3]), chunk=2)
     result, _ = device.train(replace(TASK, round_number=2, chunk=1), arrays_of())
     assert not result.refused and store.counts().labelled == 20
+    assert "label 3" in device.train(replace(TASK, chunk=2), arrays_of())[0].refused
+    assert store.counts().chunk == 1
+    assert "label 3" in device.train(replace(TASK, run="new", chunk=2), arrays_of())[0].refused
+    assert not device.train(replace(TASK, run="new"), arrays_of())[0].refused
 
 
 def test_a_store_that_is_full_or_busy_is_no_refusal(
