@@ -111,9 +111,9 @@ def arrays_of(seed: int = 0) -> Arrays:
     }
 
 
-def task(number: int, epochs: int = 2) -> TrainTask:
+def task(number: int, epochs: int = 2, seconds: float = 0.0) -> TrainTask:
     return TrainTask(
-        "e" * 16, number, 0, "fedavg", MODEL.to_json(), 1.0, "{}", epochs, 8, 0.01, 5, 0.0
+        "e" * 16, number, 0, "fedavg", MODEL.to_json(), 1.0, "{}", epochs, 8, 0.01, 5, seconds
     )
 
 
@@ -202,16 +202,19 @@ def test_kill_9_in_training_loses_no_update(
     tmp_path: Path, superlink: SuperLink, hand: Hand
 ) -> None:
     """A run asks for the reply all the time; were the device offline once, it would be given up."""
-    device = Device(tmp_path, superlink.address, most_seconds=6)
+    device = Device(tmp_path, superlink.address)
     try:
         run = hand.begin_run()
         (node,) = hand.wait_for_nodes(run)
-        message = hand.ask(run, node, "train", task(1, epochs=LONG), arrays_of())
+        began = time.time()
+        message = hand.ask(run, node, "train", task(1, LONG, seconds=45), arrays_of())
         facts = device.wait_for(lambda facts: facts.get("phase") == "training")
         os.kill(facts["node_pid"], signal.SIGKILL)
-        plain, arrays = hand.answer(run, message)
+        plain, arrays = hand.answer(run, message, 90)
         result = TrainResult.from_record(plain, "device")
         assert result.steps and not result.refused and arrays is not None
+        assert time.time() - began < 47, "the round's time counts from its beginning"
+        assert result.stopped and result.seconds < 43
         assert device.wait_for(lambda facts: facts.get("phase") == "waiting")["restarts"] == 1
         with Store.open(device.home / "store.db") as store:
             assert Journal(store.database).outcomes() == {"sent": 1}
