@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from penstock.errors import StorageError
@@ -32,7 +31,7 @@ FACTS = ("shape", "labels", "run", "chunk")
 PAGE = 4096  # SQLite's default, which `Database` keeps
 KINDS = ("damaged", "corrupt")
 KEPT = 2  # damaged files
-PART = 256  # samples in memory at a time
+PART_BYTES = 4 << 20  # of samples in memory, and in one transaction
 ONE_BY_ONE, MOST_ID = 2000, 1 << 62
 TAKE = (  # two damaged stores may hold the same sample
     f"INSERT INTO samples ({', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -83,7 +82,10 @@ def open_or_salvage(path: Path, disk: int = 0) -> tuple[Database, Salvage | None
         return database, None
     try:
         database.bound(0)  # what was in the old store may be in the new one
-        samples = sum(_take_over(damaged, database) for damaged in waiting)
+        for damaged in waiting:
+            _take_over(damaged, database)
+        with database.reading() as db:
+            samples = int(db.execute("SELECT count(*) FROM samples").fetchone()[0])
         database.bound(disk)
         for damaged in waiting:
             done = path.with_name(damaged.name.replace(".damaged-", ".corrupt-"))
@@ -129,9 +131,8 @@ def _forget_old(path: Path, newest: Path) -> None:
                 old.with_name(old.name + end).unlink(missing_ok=True)
 
 
-def _take_over(damaged: Path, database: Database) -> int:
-    """Samples that came into the database; it may be begun anew after every step."""
-    before = _count(database)
+def _take_over(damaged: Path, database: Database) -> None:
+    """Put its samples into the database; it may be begun anew after every step."""
     if not _copy(damaged, database):
         # Perhaps it is the first page, which says where the tables are. A new store's says the
         # same: the tables are made in the same order, so they begin at the same pages.
@@ -148,15 +149,15 @@ def _take_over(damaged: Path, database: Database) -> int:
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return _count(database) - before
 
 
 def _copy(path: Path, database: Database) -> int:
-    """Facts, and the samples that are whole, a few at a time. Returns how many were read."""
+    """Put facts and whole samples into the database, a few at a time. Returns how many there
+    were."""
     read = 0
     with closing(_source(path)) as old:
         facts, rows = _facts(old), filter(_is_whole, _rows(old))
-        part = list(islice(rows, PART))
+        part = _part(rows)
         if part:
             facts["shape"] = part[0][4]  # which a checksum covers
         with database.writing() as new:
@@ -168,8 +169,18 @@ def _copy(path: Path, database: Database) -> int:
                     TAKE, [_taken(row, facts) for row in part if row[4] == facts["shape"]]
                 )
             read += len(part)
-            part = list(islice(rows, PART))
+            part = _part(rows)
     return read
+
+
+def _part(rows: Iterator[Row]) -> list[Row]:
+    """The next few: memory is bounded, and so is the log of a transaction."""
+    part: list[Row] = []
+    left = PART_BYTES
+    while left > 0 and (row := next(rows, None)) is not None:
+        part.append(row)
+        left -= len(row[5])
+    return part
 
 
 def _taken(row: Row, facts: Mapping[str, str]) -> tuple[object, ...]:
@@ -183,11 +194,6 @@ def _source(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(path, isolation_level=None)
     except sqlite3.Error as error:
         raise StorageError(f"{path}: cannot be opened: {error}") from error
-
-
-def _count(database: Database) -> int:
-    with database.reading() as db:
-        return int(db.execute("SELECT count(*) FROM samples").fetchone()[0])
 
 
 def _facts(old: sqlite3.Connection) -> dict[str, str]:

@@ -93,7 +93,7 @@ def test_a_salvage_that_is_cut_off_goes_on_at_the_next_opening(
     tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, real, left = tmp_path / "s.db", salvage._is_whole, 0
-    monkeypatch.setattr(salvage, "PART", 30)
+    monkeypatch.setattr(salvage, "PART_BYTES", 10_000)
 
     def cut_off(row: salvage.Row) -> bool:
         nonlocal left
@@ -111,6 +111,7 @@ def test_a_salvage_that_is_cut_off_goes_on_at_the_next_opening(
     monkeypatch.undo()
     with Store.open(path) as store:
         assert store.salvage is not None and "not all taken over" in str(store.salvage)
+        assert store.salvage.samples == 200
         found = put_in(store)
         assert found.keys() == {row.tobytes() for row in windows(200)}
         assert sum(label is not None for label in found.values()) == 40
