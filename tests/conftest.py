@@ -1,7 +1,8 @@
 """Where the shared data is, and how the suite is spread over the cores.
 
-The whole suite, `python -m pytest`, runs in one process a core; a part of it, `python -m pytest
-tests/loaders`, in this process, where output and debuggers are at hand. `-n 0` and `-n 2` say so.
+The whole suite, `python -m pytest`, runs in one process more than there are cores, since some tests
+wait; a part of it, `python -m pytest tests/loaders`, in this process, where output and debuggers
+are at hand. `-n 0` and `-n 2` say so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MOST_WORKERS = 4  # each has torch and transformers in memory, a gigabyte or two
+MOST_WORKERS = 4
+WORKER_BYTES = 2 << 30  # torch and transformers in memory, and what a test takes
+
+# Tests elsewhere that need what takes a folder's tests long to make or to import.
+SHARED = {
+    "tests/runtime/caption/test_lightcap.py": "tests/export/lightcap",
+    "tests/federated/client/test_deploy.py::test_a_tflite_file_does_too": "tests/export/litert",
+    "tests/federated/client/test_deploy.py": "tests/export/onnx",
+    "tests/federated/daemon/test_publish_model.py": "tests/export/onnx",
+}
+
+# Children keep what they compile, as an installed Python does; there are some hundred of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Threads that wait for others sleep: spinning, they take the cores that the others need.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -39,19 +52,25 @@ def shared_dir() -> Path:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """For `-n auto`, which pyproject.toml asks for. 0: in this process."""
     from penstock.loaders.cores import usable_cores
+    from penstock.runtime.budget import available_memory
 
-    cores = min(usable_cores(), MOST_WORKERS)
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return cores if whole and cores > 1 else 0
+    cores = usable_cores()
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or cores == 1:
+        return 0
+    # Many tests wait, for leases, polls and the disk: one worker computes where another waits.
+    return max(2, min(cores + 1, MOST_WORKERS, available_memory() // WORKER_BYTES))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Folders and files go to a worker as a whole."""
+    """Folders and files go to a worker as a whole, and what is in SHARED with its folder."""
     from xdist.scheduler import LoadScopeScheduling
 
     def group(nodeid: str) -> str:
         """tests/export/onnx, whose tests share what takes long to make; elsewhere the file."""
+        for prefix, scope in SHARED.items():  # a single test before its file
+            if nodeid.startswith(prefix):
+                return scope
         return "/".join(nodeid.partition("::")[0].split("/")[:3])
 
     scheduler = LoadScopeScheduling(config, log)

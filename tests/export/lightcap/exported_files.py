@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +44,7 @@ def exported_files() -> Files:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     folder, graphs = exported()
     root = Path(tempfile.mkdtemp(prefix="penstock-test-lightcap-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "export_graphs", lambda _: graphs)  # which takes most of the time
         plain, int8 = root / "plain.captioner", root / "int8.captioner"
