@@ -12,11 +12,11 @@ import pytest
 
 from benchmarks.federated_daemon_processes import Federation
 from penstock.federated.server.checkpoint import read_newest
+from tests.needs import needs
 
-for needed in ("flwr", "torch", "safetensors"):
-    pytest.importorskip(needed, reason=f"the federation needs {needed}")
 pytestmark = [
     pytest.mark.slow,
+    needs("flwr", "torch", "safetensors"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Flower's, of click
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to end every process"),
 ]

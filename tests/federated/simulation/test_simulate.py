@@ -16,10 +16,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="training needs torch")
-pytest.importorskip("ray", reason="the simulation needs Ray: pip install 'penstock[simulation]'")
-pytest.importorskip(
-    "flwr", reason="the simulation needs Flower: pip install 'penstock[simulation]'"
-)
 
 from penstock.federated.models import ModelOptions
 from penstock.federated.protocol import TrainTask
@@ -36,11 +32,14 @@ from penstock.federated.simulation.samples import Shards
 from penstock.federated.simulation.settings import SimulationSettings
 from penstock.federated.simulation.simulate import share_out
 from penstock.federated.simulation.virtual_device import VirtualDevice, VirtualPlan
+from tests.needs import needs
 
 # Ray lets go of its processes and sockets without closing them.
 pytestmark = [
     pytest.mark.slow,
+    needs("ray", "flwr"),  # pip install 'penstock[simulation]'
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Flower's, of click
     # Ray forks, and in a test process JAX may have been imported by an export before.
     pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
 ]

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
 
 import penstock
 from benchmarks.gguf_shapes import SHAPES
@@ -28,6 +26,10 @@ from tests.runtime.server.processes import (
     model_server,
     text_of,
 )
+
+if TYPE_CHECKING:  # which takes a second or two to import
+    import openai
+    from openai.types.chat import ChatCompletionMessageParam
 
 CONTEXT, TOKENS = 512, 12
 PROMPTS = ("The thing in the water", "Once upon a time", "")
@@ -99,6 +101,8 @@ def _budget(path: Path, mode: str) -> int:
 
 @pytest.fixture
 def api(served: Served) -> Iterator[openai.OpenAI]:
+    import openai
+
     url = f"http://{HOST}:{served.client.port}/v1"
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         yield client

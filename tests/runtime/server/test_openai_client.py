@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
 
 from penstock.runtime.embedded import embedded_model
 from tests.runtime.server.processes import HOST, ServerProcess, model_server, scripted_server
+
+if TYPE_CHECKING:  # which takes a second or two to import
+    import openai
+    from openai.types.chat import ChatCompletionMessageParam
 
 KEY = "sk-test"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell me of the king."}]
@@ -24,6 +27,8 @@ def running() -> Iterator[ServerProcess]:
 
 
 def connect(server: ServerProcess, key: str = KEY) -> openai.OpenAI:
+    import openai
+
     url = f"http://{HOST}:{server.client.port}/v1"
     return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
 
@@ -77,6 +82,8 @@ def test_fields_of_ours_go_through_extra_body(api: openai.OpenAI) -> None:
 
 
 def test_errors_are_the_clients_own(running: ServerProcess, api: openai.OpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.BadRequestError, match="one answer") as caught:
         api.completions.create(model="storyteller", prompt="x", n=2)
     assert caught.value.param == "n"
@@ -90,6 +97,8 @@ def test_errors_are_the_clients_own(running: ServerProcess, api: openai.OpenAI) 
 
 
 def test_a_failure_in_mid_stream_is_raised_there() -> None:
+    import openai
+
     with scripted_server(api_key=KEY) as server, connect(server) as api:
         stream = api.completions.create(model="scripted", prompt="fail 3", stream=True)
         pieces = []
