@@ -8,9 +8,7 @@ It can also be named in a Flower app's pyproject, for the stock SuperNode:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError, RefusedUpdateError
@@ -23,8 +21,6 @@ from penstock.federated.protocol import TrainResult, TrainTask
 if TYPE_CHECKING:
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
-
-LEAST_S = 1e-3  # no time; 0 would be no limit
 
 
 def client_app(participant: Callable[[], Participant]) -> ClientApp:
@@ -52,7 +48,7 @@ def client_app(participant: Callable[[], Participant]) -> ClientApp:
         task = _task(message, device.device)
         if isinstance(task, TrainResult):
             return Message(to_content(task, None), reply_to=message)
-        result, arrays = device.train(_in_time(task[0], message), task[1])
+        result, arrays = device.train(*task, asked_at=message.metadata.created_at)
         return Message(to_content(result, arrays), reply_to=message)
 
     @app.evaluate()
@@ -64,16 +60,6 @@ def client_app(participant: Callable[[], Participant]) -> ClientApp:
         return Message(to_content(result, None), reply_to=message)
 
     return app
-
-
-def _in_time(task: TrainTask, message: Message) -> TrainTask:
-    """The task with the seconds that are left of its own, which count from when it was asked: it
-    may have lain here while the process was started anew, or the device was off. A clock that is
-    behind gives no more than was asked."""
-    if not task.seconds:
-        return task
-    left = message.metadata.created_at + task.seconds - time.time()
-    return replace(task, seconds=min(task.seconds, max(left, LEAST_S)))
 
 
 def _task(message: Message, device: str) -> tuple[TrainTask, Arrays] | TrainResult:

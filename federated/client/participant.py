@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,7 @@ from penstock.federated.training.trainer import Trainer, check_task, never
 
 LOG = logging.getLogger(__name__)
 DATA_SHARE = 0.5  # of the memory, that windows may take
+LEAST_S = 1e-3  # no time; 0 would be no limit
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,14 @@ class Participant:
             labels=json.dumps(self.store.labels),
         )
 
-    def train(self, task: TrainTask, arrays: Arrays) -> tuple[TrainResult, Arrays | None]:
+    def train(
+        self, task: TrainTask, arrays: Arrays, asked_at: float = 0.0
+    ) -> tuple[TrainResult, Arrays | None]:
         """One local update.
+
+        Args:
+            asked_at: Unix time from which the task's seconds count, for it may have lain here while
+                the process was started anew; 0: they count from the first step.
 
         Returns:
             The result, and the trained arrays; none where `result.refused` says why.
@@ -140,7 +148,7 @@ class Participant:
         if known is not None:
             return known
         try:
-            result, trained = self._train(task, arrays)
+            result, trained = self._train(task, arrays, asked_at)
         except StorageError:
             raise  # no refusal of the round: it is trained when there is room
         except (PenstockError, MemoryError, RuntimeError, ArithmeticError) as error:
@@ -171,7 +179,9 @@ class Participant:
 
     # ---------------------------------------------------------------- one update
 
-    def _train(self, task: TrainTask, arrays: Arrays) -> tuple[TrainResult, Arrays]:
+    def _train(
+        self, task: TrainTask, arrays: Arrays, asked_at: float
+    ) -> tuple[TrainResult, Arrays]:
         reason = self._readiness().reason
         if reason:
             raise RefusedUpdateError(f"not now: {reason}")
@@ -191,7 +201,9 @@ class Participant:
             arrays,
             self.store.training_data(self._data_bytes()),
             replace(
-                task, seed=device_seed(task.seed, self.device), seconds=self._seconds(task.seconds)
+                task,
+                seed=device_seed(task.seed, self.device),
+                seconds=self._seconds(task.seconds, asked_at),
             ),
             memory_bytes=self.limits.memory_bytes,
             teacher=teacher.arrays if fits and teacher is not None else None,
@@ -270,8 +282,10 @@ class Participant:
             self._trainer = warm = Trainer(options, ratio, self.limits.cores)
         return warm
 
-    def _seconds(self, asked: float) -> float:
+    def _seconds(self, asked: float, asked_at: float) -> float:
         own = self.limits.most_seconds
+        if asked and asked_at:  # a clock that is behind gives no more than was asked
+            asked = min(asked, max(asked_at + asked - time.time(), LEAST_S))
         return min(asked, own) if asked and own else asked or own
 
     def _data_bytes(self) -> int:

@@ -88,8 +88,11 @@ class VirtualDevice:
             labels="[]",
         )
 
-    def train(self, task: TrainTask, arrays: Arrays) -> tuple[TrainResult, Arrays | None]:
+    def train(
+        self, task: TrainTask, arrays: Arrays, asked_at: float = 0.0
+    ) -> tuple[TrainResult, Arrays | None]:
         """One local update, or a refusal with its reason."""
+        del asked_at  # the time that it waited for its turn is no device's
         try:
             trainer = _trainer(task.model, task.ratio, self.plan.threads)
             trained = trainer.train(

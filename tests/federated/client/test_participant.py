@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from penstock.federated.client.store import Store
 from penstock.federated.fedmobile.settings import FedMobileSettings
 from penstock.federated.models.registry import ModelOptions, model_spec
 from penstock.federated.protocol import TrainTask
+from penstock.federated.training.trainer import Trainer
 
 pytest.importorskip("torch")
 
@@ -151,6 +153,26 @@ def test_stopped_and_too_late(store: Store) -> None:
     assert "asked to stop" in stopped.refused
     late, _ = Participant(store, DEVICE, Limits(most_seconds=1e-9)).train(TASK, arrays_of())
     assert "was over before the first step" in late.refused
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds", "expected"),
+    [(20, 60, 40), (-100, 60, 60), (500, 60, 0.001), (500, 0, 0)],
+)
+def test_the_seconds_of_a_task_count_from_when_it_was_asked(
+    store: Store, monkeypatch: pytest.MonkeyPatch, age: float, seconds: float, expected: float
+) -> None:
+    """It may have lain here while the process was started anew, which takes its time too."""
+    given: list[float] = []
+
+    def train(self: Trainer, arrays: Arrays, data: object, task: TrainTask, **_: object) -> object:
+        given.append(task.seconds)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(Trainer, "train", train)
+    asked_at = time.time() - age
+    Participant(store, DEVICE).train(replace(TASK, seconds=seconds), arrays_of(), asked_at)
+    assert given == [pytest.approx(expected, abs=5.0 if age == 20 else 0.1)]
 
 
 def test_without_the_memory(store: Store) -> None:

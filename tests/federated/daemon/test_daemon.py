@@ -213,8 +213,8 @@ def test_kill_9_in_training_loses_no_update(
         plain, arrays = hand.answer(run, message, 90)
         result = TrainResult.from_record(plain, "device")
         assert result.steps and not result.refused and arrays is not None
-        assert time.time() - began < 47, "the round's time counts from its beginning"
-        assert result.stopped and result.seconds < 43
+        assert time.time() - began < 52, "the round's time counts from its beginning"
+        assert result.stopped and result.seconds < 40
         assert device.wait_for(lambda facts: facts.get("phase") == "waiting")["restarts"] == 1
         with Store.open(device.home / "store.db") as store:
             assert Journal(store.database).outcomes() == {"sent": 1}
