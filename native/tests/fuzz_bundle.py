@@ -9,13 +9,13 @@ is FOLDER/current.gguf; after a crash it is the one that did it. Exit status 1: 
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib.util
 import json
 import struct
 import sys
 import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ class Fuzzer:
             parts = self.lib.tiny_parts(shape)
             parts.alignment = 512  # smaller files; the reader takes any power of two
             self.made[shape] = parts
-        return copy.deepcopy(self.made[shape])
+        made = self.made[shape]
+        tensors = {name: replace(stored) for name, stored in made.tensors.items()}
+        return replace(made, metadata=dict(made.metadata), tensors=tensors)  # values are replaced
 
     def _serialize(self, parts: Any) -> bytes:
         content: bytes = self.lib.serialize(parts)
