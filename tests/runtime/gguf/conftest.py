@@ -13,6 +13,7 @@ from benchmarks.synthetic_gguf import write_gguf
 from penstock.loaders.probe import device_of, save_profile
 from tests.bundle_builder import profile
 from tests.runtime.gguf.plans import (
+    DRAWN,
     Files,
     Open,
     Run,
@@ -47,14 +48,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="session")
 def stock(llama_cpp: None) -> Callable[..., Run]:
-    """What stock llama.cpp makes of a file, run once a session."""
+    """What stock llama.cpp makes of a file, run once a session, again only for more tokens."""
     runs = dict[tuple[Path, str], Run]()
 
-    def get(path: Path, kv_type: str = "f16") -> Run:
-        if (path, kv_type) not in runs:
+    def get(path: Path, kv_type: str = "f16", count: int = DRAWN) -> Run:
+        key = path, kv_type
+        if key not in runs or len(runs[key].tokens) < count:
             with Stock(path, narrow(weights_of(path), 1.0, kv_type=kv_type)) as model:
-                runs[path, kv_type] = follow(model.decode, model.vocab)
-        return runs[path, kv_type]
+                runs[key] = follow(model.decode, model.vocab, count=count)
+        return runs[key].first(count)
 
     return get
 

@@ -28,6 +28,7 @@ Decode = Callable[[Sequence[int]], Floats]
 Files = Callable[..., Path]  # a shape's file, and its parts
 CONTEXT, BATCH, THREADS = 512, 64, 2
 PROMPT = (180, 1, 119)  # tokens of a prompt, in the calls that run them
+DRAWN, MANY = 60, 200  # tokens drawn after it: as a rule; once for each architecture
 
 
 def weights_of(path: Path) -> WeightMap:
@@ -69,6 +70,11 @@ class Run:
     tokens: list[int]
     logits: Floats
 
+    def first(self, count: int) -> Run:
+        """The same run, ended after so many drawn tokens."""
+        calls = len(self.logits) - len(self.tokens) + count
+        return Run(self.tokens[:count], self.logits[:calls])
+
     def differs(self, other: Run) -> str:
         """Where the two are not equal bit for bit; empty when they are."""
         same = (self.logits.view(np.uint32) == other.logits.view(np.uint32)).all(axis=1)
@@ -84,7 +90,7 @@ def prompt(vocab: int, count: int = sum(PROMPT)) -> list[int]:
 
 
 def follow(
-    decode: Decode, vocab: int, parts: Sequence[int] = PROMPT, count: int = 200, seed: int = 2
+    decode: Decode, vocab: int, parts: Sequence[int] = PROMPT, count: int = DRAWN, seed: int = 2
 ) -> Run:
     """Run a prompt in calls of these lengths, then draw tokens: same logits, same tokens."""
     random, ids = np.random.default_rng(seed), prompt(vocab, sum(parts))

@@ -10,7 +10,7 @@ from benchmarks.gguf_shapes import SHAPES
 from penstock.errors import StorageError
 from penstock.runtime.gguf.engine import GgufEngine
 from penstock.runtime.gguf.plan import POLICIES
-from tests.runtime.gguf.plans import Files, Open, Run, follow
+from tests.runtime.gguf.plans import DRAWN, MANY, Files, Open, Run, follow
 
 DENSE = ["tiny-llama", "tiny-llama-tied", "tiny-qwen2", "tiny-gemma2"]
 MIXTURES = [
@@ -25,7 +25,7 @@ def check(engine: GgufEngine, expected: Run) -> None:
     """The same run, and weights really came and went on the way."""
     plan, streamer = engine.plan, engine.streamer
     assert streamer.stats().bytes == 0, "only what is pinned was read"
-    run = follow(engine.decode, engine.vocab)
+    run = follow(engine.decode, engine.vocab, count=len(expected.tokens))
     assert run.differs(expected) == ""
     stats, experts = streamer.stats(), streamer.expert_stats()
     calls = len(run.logits)
@@ -53,10 +53,11 @@ def test_each_architecture(
     files: Files, stock: Stock, open_engine: Open, name: str, share: float
 ) -> None:
     path = files(name)
-    check(open_engine(path, share), stock(path))
+    count = MANY if share == min(SHARES) else DRAWN
+    check(open_engine(path, share), stock(path, count=count))
 
 
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", [SHARES[0], SHARES[-1]])
 @pytest.mark.parametrize("dtype", ["Q4_0", "Q4_K", "Q6_K", "Q8_0", "MXFP4", "F16"])
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-olmoe"])
 def test_each_number_format(
