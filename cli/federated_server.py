@@ -46,10 +46,12 @@ def server(
     Each round asks the devices what they can do, sends each a model of its width, averages what is
     back by the deadline and passes every check, and writes a checkpoint. A SuperLink or a run that
     dies is started again from the newest checkpoint; Ctrl-C or SIGTERM ends all, and --resume goes
-    on later. `penstock federated report FOLDER` makes a page of the journal. Needs the extra
-    'federated': pip install 'penstock[federated]'.
+    on later. At the end report.json and report.html are in the run's folder; `penstock federated
+    report FOLDER` shows it meanwhile too. Needs the extra 'federated': pip install
+    'penstock[federated]'.
     """
-    from penstock.federated.report.records import JOURNAL, read_records
+    from penstock.federated.report.run_report import REPORT_JSON, REPORT_PAGE, report_at_end
+    from penstock.federated.report.summary import summarise_folder
     from penstock.federated.server.certificates import make_certificates as write_certificates
     from penstock.federated.server.serve import serve
     from penstock.federated.server.settings import read_settings
@@ -69,19 +71,21 @@ def server(
     def started(link: SuperLink) -> None:
         say(f"SuperLink at {link.address}; run in {folder}")
 
-    served = serve(config, settings, resume=resume, note=say, on_start=started)
-    records = read_records(folder / JOURNAL, say)
-    last = records[-1] if records else None
+    with report_at_end(folder, say):
+        served = serve(config, settings, resume=resume, note=say, on_start=started)
+    last = summarise_folder(folder).rounds[-1]
     facts = {
         "run": served.outcome.run,
         "rounds": served.outcome.rounds,
         "restarts": served.restarts,
         "folder": str(folder),
-        "global_accuracy": last.global_accuracy if last else -1.0,
-        "global_macro_f1": last.global_macro_f1 if last else -1.0,
-        "epsilon": last.epsilon if last else -1.0,
+        "global_accuracy": last.global_accuracy,
+        "global_macro_f1": last.global_macro_f1,
+        "epsilon": last.epsilon,
+        "report": str(folder / REPORT_JSON),
+        "page": str(folder / REPORT_PAGE),
     }
     if as_json:
         emit_json(facts)
     else:
-        say(f"Run {served.outcome.run}: {served.outcome.rounds} rounds, in {folder}")
+        say(f"Run {served.outcome.run}: {served.outcome.rounds} rounds; see {facts['page']}")

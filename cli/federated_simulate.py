@@ -47,7 +47,7 @@ def simulate(
         typer.Option(min=1, metavar="N", help="Processes that train. Without it: one a core."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as an HTML page too.")
+        Path | None, typer.Option(metavar="FILE", help="Write the report's page here as well.")
     ] = None,
     resume: Annotated[
         bool,
@@ -59,11 +59,12 @@ def simulate(
     """Run a federation of virtual devices on this machine.
 
     Trains for real, on Flower's Ray engine: each device has its part of a data set, and the rounds,
-    checks, checkpoints and the report are those of `penstock federated server`. Only the network
-    and the daemon are left out. Thousands of devices take turns on the machine's cores. Needs the
-    extra 'simulation'.
+    checks, checkpoints and the report are those of `penstock federated server`: at the end
+    report.json and report.html are in the run's folder. Only the network and the daemon are left
+    out. Thousands of devices take turns on the machine's cores. Needs the extra 'simulation'.
     """
     from penstock.federated.report.page import write_page
+    from penstock.federated.report.run_report import REPORT_PAGE
     from penstock.federated.report.summary import summarise_folder
     from penstock.federated.simulation.settings import read_simulation
     from penstock.federated.simulation.simulate import simulate as run_simulation
@@ -80,3 +81,4 @@ def simulate(
         emit_json(summary.to_dict())
     else:
         show_summary(summary)
+        say(f"The page: {Path(server.run.folder) / REPORT_PAGE}")

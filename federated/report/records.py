@@ -37,7 +37,8 @@ class RoundRecord:
         examples: windows that were trained on, of all devices.
         loss: of local training, mean weighted by examples; accuracy, macro_f1: of the devices'
             evaluation on their own data, weighted the same way; -1: there is none.
-        global_accuracy, global_macro_f1: of the global model on the server's test data; -1: none.
+        global_accuracy, global_macro_f1: of the global model on the server's test data, by which
+            nothing was chosen; -1: none.
         bytes_down, bytes_up: device to bytes of arrays, as they travel, without headers.
         server_seconds: of the round without waiting for devices; device_seconds: of training.
         device_peak_bytes: device to most resident memory of its process.

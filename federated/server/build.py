@@ -1,4 +1,4 @@
-"""From settings to a run: the initial model, the algorithm, the score on the hold-out."""
+"""From settings to a run: the initial model, the algorithm, the score on the test data."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from penstock.errors import UsageError
 from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import Arrays
 from penstock.federated.models.registry import ModelOptions, build_module, model_spec
+from penstock.federated.report.records import CHUNK_F1
 from penstock.federated.server.check_settings import check_type
 from penstock.federated.server.fleet import Fleet
 from penstock.federated.server.privacy import Ledger
@@ -31,10 +35,15 @@ def build_run(
     Raises:
         PenstockError: something the settings name is not there or does not fit.
     """
-    train = hold_out = None
+    train = hold_out = test = None
     if settings.public.file:
-        public = read_public_set(Path(settings.public.file), settings.model)
-        train, hold_out = split_public_set(public, settings.public.hold_out, settings.run.seed)
+        shares, seed = settings.public, settings.run.seed
+        public = read_public_set(Path(shares.file), settings.model)
+        if settings.chooses:  # then the hold-out is fitted to, and measures nothing
+            train, hold_out, test = split_public_set(public, shares.hold_out, seed, shares.test)
+        else:
+            train, hold_out, _ = split_public_set(public, shares.hold_out, seed)
+            test = hold_out
     algorithm, task_settings = build_algorithm(settings, train, hold_out)
     return FederatedRun(
         algorithm,
@@ -51,7 +60,7 @@ def build_run(
             devices=settings.devices,
         ),
         Path(settings.run.folder),
-        score=score_on(hold_out, settings.model) if hold_out is not None else None,
+        score=score_on(test, settings.model) if test is not None and len(test) else None,
         ledger=Ledger(settings.privacy) if settings.privacy.noise_multiplier else None,
         note=note,
     )
@@ -102,16 +111,30 @@ def initial_model(model: ModelOptions, seed: int) -> Arrays:
     return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
 
 
-def score_on(hold_out: TrainingData, model: ModelOptions) -> ScoreGlobal:
-    """Evaluates the global model on these samples, in this process, with a warm module."""
+def score_on(
+    test: TrainingData, model: ModelOptions, chunks: NDArray[np.int64] | None = None
+) -> ScoreGlobal:
+    """Evaluates the global model on these samples, in this process, with a warm module.
+
+    Args:
+        chunks: [n]: of time, that the samples belong to. With several of them the score has the
+            macro-F1 on the samples of each chunk up to now, from which forgetting is computed.
+    """
     from penstock.federated.training.trainer import Trainer
 
     trainer = Trainer(model, 1.0)
+    by_chunk: dict[int, TrainingData] = {}
+    if chunks is not None and chunks.any():
+        for one in np.unique(chunks):
+            by_chunk[int(one)] = test.subset(np.flatnonzero(chunks == one))
 
     def score(arrays: Arrays, chunk: int) -> GlobalScore:
-        del chunk
-        found = trainer.evaluate(arrays, hold_out)
-        return GlobalScore(found.accuracy, found.macro_f1, {"hold_out_loss": found.loss})
+        found = trainer.evaluate(arrays, test)
+        figures = {"test_loss": found.loss}
+        for one, samples in by_chunk.items():
+            if one <= chunk:
+                figures[f"{CHUNK_F1}{one}"] = trainer.evaluate(arrays, samples).macro_f1
+        return GlobalScore(found.accuracy, found.macro_f1, figures)
 
     return score
 

@@ -1,4 +1,4 @@
-"""The server's public samples: read from an npz, split once by seed into training and hold-out."""
+"""The server's public samples: read from an npz, split once by seed into its parts."""
 
 from __future__ import annotations
 
@@ -48,9 +48,12 @@ def read_public_set(path: Path, model: ModelOptions) -> TrainingData:
 
 
 def split_public_set(
-    data: TrainingData, hold_out: float, seed: int
-) -> tuple[TrainingData, TrainingData]:
-    """Training part and hold-out; the same for the same data and seed.
+    data: TrainingData, hold_out: float, seed: int, test: float = 0.0
+) -> tuple[TrainingData, TrainingData, TrainingData]:
+    """Training part, hold-out and test part; the same for the same data, shares and seed.
+
+    Args:
+        hold_out, test: shares of the samples; without a test part the hold-out may be all of them.
 
     Raises:
         UsageError: a part would be empty.
@@ -61,7 +64,15 @@ def split_public_set(
         raise UsageError(
             f"public.hold_out is {hold_out:g} of {len(data)} samples: one of the parts is empty"
         )
-    return data.subset(np.sort(order[held:])), data.subset(np.sort(order[:held]))
+    tested = round(test * len(data))
+    if test and not 0 < tested < len(data) - held:
+        raise UsageError(
+            f"public.hold_out is {hold_out:g} and public.test {test:g} of {len(data)} samples: one "
+            "of the parts is empty"
+        )
+    cuts = np.split(order, [held, held + tested])
+    hold, measured, train = (data.subset(np.sort(part)) for part in cuts)
+    return train, hold, measured
 
 
 def _array(found: np.lib.npyio.NpzFile, name: str, path: Path) -> NDArray[np.generic]:

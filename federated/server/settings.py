@@ -5,7 +5,7 @@
 [model]      name, input_shape, classes, widths
 [training]   epochs, batch, learning_rate
 [devices]    fraction, least, ratios, deadline_s, wait_s, query_s, evaluate_every
-[public]     file, hold_out, tune_epochs
+[public]     file, hold_out, test, tune_epochs
 [privacy]    clipping_norm, noise_multiplier, delta, population, most_epsilon
 [superlink]  host, port, certificate, key, authority, node_keys,
                  database, restarts, insecure
@@ -113,18 +113,22 @@ class PublicSettings:
 
     Attributes:
         file: npz with `inputs` and `labels`; empty: there are none.
-        hold_out: part that is never trained on, by which the server evaluates and selects.
+        hold_out: share that is never trained on, by which fedconv and tuning choose; where nothing
+            chooses by it, it measures the global model.
+        test: share that measures the global model where the hold-out chooses; 0: nothing does.
         tune_epochs: over the training part after each round, for fedavg, heterofl and
             fedrolex; fedconv always trains on it; 0: none.
     """
 
     file: str = ""
     hold_out: float = 0.3
+    test: float = 0.2
     tune_epochs: int = 0
 
     def __post_init__(self) -> None:
         between("public.tune_epochs", self.tune_epochs, 0, 1000)
         between("public.hold_out", self.hold_out, 0.01, 1.0)
+        between("public.test", self.test, 0.0, 0.9)
 
 
 @dataclass(frozen=True)
@@ -226,10 +230,20 @@ class ServerSettings:
             raise UsageError(f"public.tune_epochs: {self.algorithm} has its own ways")
         if self.public.tune_epochs and not self.public.file:
             raise UsageError("public.file is missing: public.tune_epochs needs samples")
+        if self.chooses and self.public.hold_out + self.public.test >= 1:
+            raise UsageError(
+                f"public.hold_out {self.public.hold_out:g} and public.test {self.public.test:g} "
+                "leave no sample to train on; together they must be less than 1"
+            )
         if self.privacy.noise_multiplier and self.public.tune_epochs:
             raise UsageError("public.tune_epochs and [privacy] cannot be combined")
         if self.algorithm == "fedavg" and any(r < 1 for r, s in self.devices.ratios if s):
             raise UsageError("devices.ratios: fedavg has ratio 1 only; use heterofl or fedrolex")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the server trains, and chooses by the hold-out what of it is kept."""
+        return self.algorithm == "fedconv" or self.public.tune_epochs > 0
 
 
 def read_settings(path: Path) -> ServerSettings:

@@ -112,24 +112,75 @@ def read_samples(path: Path) -> Samples:
     return Samples(data, None if users is None else users.astype(np.int64))
 
 
-def hold_out(samples: Samples, share: float, seed: int) -> tuple[Samples, TrainingData]:
-    """What is trained on, and the labelled samples kept to measure the global model.
+@dataclass(frozen=True)
+class HeldOut:
+    """The labelled samples that measure the global model.
+
+    Attributes:
+        chunks: int64 [n]: of time, that each belongs to.
+    """
+
+    data: TrainingData
+    chunks: NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def hold_out(
+    data: TrainingData, share: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions that are shared out, and of labelled samples kept to measure the global model.
 
     Raises:
         UsageError: a part would be empty.
     """
     rng = np.random.default_rng([seed, 4])
-    known = rng.permutation(samples.data.labelled)
+    known = rng.permutation(data.labelled)
     held = round(share * len(known))
+    everything = np.arange(len(data))
     if not share:
-        return samples, samples.data.subset(np.zeros(0, np.intp))
-    if not 0 < held < len(samples.data):
+        return everything, everything[:0]
+    if not 0 < held < len(data):
         raise UsageError(
             f"simulation.test is {share:g} of {len(known)} labelled samples: a part is empty"
         )
     test = np.sort(known[:held])
-    rest = np.setdiff1d(np.arange(len(samples.data)), test, assume_unique=True)
-    return samples.subset(rest), samples.data.subset(test)
+    return np.setdiff1d(everything, test, assume_unique=True), test
+
+
+def chunks_of_held(
+    kept: NDArray[np.intp],
+    held: NDArray[np.intp],
+    parts: Sequence[NDArray[np.intp]],
+    chunks: int,
+    groups: NDArray[np.int64] | None,
+) -> NDArray[np.int64]:
+    """The chunk of time of each held sample: that of the shared-out one before it in the file.
+
+    Args:
+        kept, held: positions in the file, in order.
+        parts: of each device, positions in `kept`.
+        groups: [n] of the whole file: of these alone neighbours are taken, as devices share a
+            group's samples and each has its own times; None: all are one.
+
+    Returns:
+        int64 [len(held)].
+    """
+    of_kept = np.zeros(len(kept), np.int64)
+    for part in parts:
+        for chunk, piece in enumerate(np.array_split(part, chunks)):
+            of_kept[piece] = chunk
+    found = of_kept[np.maximum(np.searchsorted(kept, held) - 1, 0)]
+    if groups is None:
+        return found
+    for group in np.unique(groups[held]):
+        own = np.flatnonzero(groups[kept] == group)
+        asked = np.flatnonzero(groups[held] == group)
+        if len(own):
+            before = np.searchsorted(kept[own], held[asked]) - 1
+            found[asked] = of_kept[own[np.maximum(before, 0)]]
+    return found
 
 
 def write_shards(

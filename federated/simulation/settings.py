@@ -31,7 +31,7 @@ class SimulationSettings:
         least: samples of each device at the least, in dirichlet.
         labelled: share of the labels that devices keep.
         test: share of the labelled samples that no device gets, by which the global model is
-            measured after each round; 0: none.
+            measured after each round, on all of them and by chunk of time; 0: none.
         actors: processes that train; 0: one a core.
         memory_bytes: that a device's training may use; 0: no limit.
     """

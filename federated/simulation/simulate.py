@@ -11,20 +11,29 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from penstock.errors import UsageError
 from penstock.federated.arrays import Arrays
 from penstock.federated.report.records import RoundRecord
+from penstock.federated.report.run_report import report_at_end
 from penstock.federated.server.build import build_run, score_on
 from penstock.federated.server.run import FederatedRun, GlobalScore, ScoreGlobal
 from penstock.federated.server.settings import ServerSettings
 from penstock.federated.simulation.partition import partition
 from penstock.federated.simulation.ray_fleet import RayFleet
-from penstock.federated.simulation.samples import Shards, hold_out, read_samples, write_shards
+from penstock.federated.simulation.samples import (
+    HeldOut,
+    Shards,
+    chunks_of_held,
+    hold_out,
+    read_samples,
+    write_shards,
+)
 from penstock.federated.simulation.settings import SimulationSettings
 from penstock.federated.simulation.virtual_device import VirtualPlan
-from penstock.federated.training.data import TrainingData, check_fits
+from penstock.federated.training.data import check_fits
 
 
 def simulate(
@@ -35,7 +44,7 @@ def simulate(
     note: Callable[[str], None] = print,
     started: Callable[[Shards], None] | None = None,
 ) -> tuple[RoundRecord, ...]:
-    """Run all rounds; their records, checkpoints and journal lie in the run's folder.
+    """Run all rounds; their records, checkpoints, journal and report lie in the run's folder.
 
     Args:
         resume: go on after the newest checkpoint there.
@@ -46,7 +55,10 @@ def simulate(
         PenstockError: the data, the settings or the folder do not fit; see `FederatedRun`.
     """
     _check(server)
-    with tempfile.TemporaryDirectory(prefix="penstock-simulation-") as scratch:
+    with (
+        report_at_end(Path(server.run.folder), note),
+        tempfile.TemporaryDirectory(prefix="penstock-simulation-") as scratch,
+    ):
         shards, test = share_out(simulation, server, Path(scratch))
         note(
             f"{shards.devices} virtual devices with {len(shards.labels)} samples, "
@@ -54,9 +66,11 @@ def simulate(
         )
         plan = VirtualPlan(scratch, server.run.seed, memory_bytes=simulation.memory_bytes)
         with RayFleet(shards, plan, simulation.processes) as fleet:
+            if len(test):  # they measure, so the public file needs no test part
+                server = replace(server, public=replace(server.public, test=0.0))
             run = build_run(server, fleet, note)
             if len(test):
-                run.score = score_on(test, server.model)
+                run.score = score_on(test.data, server.model, test.chunks)
             run.score = _telling(run, note)
             if resume:
                 run.resume()
@@ -69,7 +83,7 @@ def simulate(
 
 def share_out(
     simulation: SimulationSettings, server: ServerSettings, folder: Path
-) -> tuple[Shards, TrainingData]:
+) -> tuple[Shards, HeldOut]:
     """Read the data, keep the test samples aside, and write each device's samples to `folder`.
 
     Raises:
@@ -77,11 +91,12 @@ def share_out(
     """
     samples = read_samples(Path(simulation.data))
     check_fits(samples.data, server.model)
-    kept, test = hold_out(samples, simulation.test, server.run.seed)
+    kept, held = hold_out(samples.data, simulation.test, server.run.seed)
+    rest = samples.subset(kept)
     parts = partition(
         simulation.partition,
-        kept.data.labels,
-        kept.users,
+        rest.data.labels,
+        rest.users,
         simulation.devices,
         alpha=simulation.alpha,
         seed=server.run.seed,
@@ -91,13 +106,15 @@ def share_out(
     chunks = -(-server.run.rounds // per_chunk) if per_chunk else 1
     shards = write_shards(
         folder,
-        kept.data,
+        rest.data,
         parts,
         chunks=chunks,
         labelled=simulation.labelled,
         seed=server.run.seed,
     )
-    return shards, test
+    groups = {"by-user": samples.users, "dirichlet": samples.data.labels}.get(simulation.partition)
+    when = chunks_of_held(kept, held, parts, chunks, groups)
+    return shards, HeldOut(samples.data.subset(held), when)
 
 
 def _telling(run: FederatedRun, note: Callable[[str], None]) -> ScoreGlobal:

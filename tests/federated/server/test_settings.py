@@ -52,6 +52,13 @@ def test_a_file_is_read_and_its_paths_start_at_its_folder(tmp_path: Path) -> Non
         ("rounds = 5", "secure_aggregation = true", UsageError, "FedConv"),
         ('"heterofl"', '"fedsgd"', UsageError, "algorithm.name is 'fedsgd'"),
         ('"heterofl"', '"fedconv"', UsageError, "public.file is missing"),
+        ("[superlink]", "[public]\ntest = 1\n[superlink]", UsageError, "public.test is 1"),
+        (
+            "[superlink]",
+            '[public]\nfile = "p"\ntune_epochs = 1\nhold_out = 0.8\n[superlink]',
+            UsageError,
+            "public.hold_out 0.8 and public.test 0.2 leave no sample",
+        ),
         ('"heterofl"', '"fedavg"', UsageError, "fedavg has ratio 1 only"),
         ("[43]", "[43, 2]", UsageError, "sensing-mlp"),
         ("[43]", '["x"]', UsageError, "model.input_shape[0] is 'x'"),

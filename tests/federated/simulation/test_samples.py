@@ -9,7 +9,7 @@ import pytest
 
 from penstock.errors import FormatError, PenstockError, StorageError, UsageError
 from penstock.federated.simulation.samples import (
-    Samples,
+    chunks_of_held,
     hold_out,
     open_shards,
     read_samples,
@@ -102,13 +102,31 @@ def test_labels_are_hidden_but_one_a_chunk(tmp_path: Path) -> None:
 
 def test_the_hold_out_is_disjoint_labelled_and_seeded() -> None:
     labels = np.where(np.arange(20) < 5, -1, LABELS)
-    rest, test = hold_out(Samples(TrainingData(INPUTS, labels)), 0.2, seed=1)
-    assert len(test) == 3 and len(rest.data) == 17 and not len(test.unlabelled)
-    assert not set(test.inputs[:, 0]) & set(rest.data.inputs[:, 0])
-    again, _ = hold_out(Samples(TrainingData(INPUTS, labels)), 0.2, seed=1)
-    assert np.array_equal(again.data.inputs, rest.data.inputs)
+    data = TrainingData(INPUTS, labels)
+    rest, test = hold_out(data, 0.2, seed=1)
+    assert len(test) == 3 and len(rest) == 17 and (labels[test] >= 0).all()
+    assert sorted([*rest, *test]) == list(range(20))
+    again, _ = hold_out(data, 0.2, seed=1)
+    assert np.array_equal(again, rest)
+    none = hold_out(data, 0.0, seed=1)
+    assert len(none[0]) == 20 and not len(none[1])
     with pytest.raises(UsageError, match="a part is empty"):
-        hold_out(rest, 0.01, 1)
+        hold_out(data, 0.01, 1)
+
+
+def test_a_held_sample_is_of_the_chunk_that_it_would_have_had() -> None:
+    # two users, one after the other; each one's time is cut in two
+    users = np.repeat([0, 1], 10)
+    held = np.array([2, 8, 9, 10, 15, 19])
+    kept = np.setdiff1d(np.arange(20), held)
+    parts = (np.flatnonzero(users[kept] == 0), np.flatnonzero(users[kept] == 1))
+    assert chunks_of_held(kept, held, parts, 2, users).tolist() == [0, 1, 1, 0, 0, 1]
+    # without users 10 would follow the first user's last sample
+    assert chunks_of_held(kept, held, parts, 2, None).tolist() == [0, 1, 1, 1, 0, 1]
+    assert not chunks_of_held(kept, held, parts, 1, users).any()
+    one_device = (np.arange(len(kept)),)  # a user that is held out whole has no other neighbour
+    users[19] = 2
+    assert chunks_of_held(kept, held, one_device, 2, users)[-1] == 1
 
 
 def test_too_many_chunks_are_refused(tmp_path: Path) -> None:
