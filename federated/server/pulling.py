@@ -138,6 +138,8 @@ class SuperLinkReplies:
         with suppress(Exception):  # the run, or SuperLink, ended: nothing is kept then
             while questions:
                 time.sleep(SWEEP_S)
+                if not self._grid._is_connected:  # Flower closed it; a call would open it anew
+                    return
                 for question, upload in self._heads(questions).items():
                     self._drop(upload.id)
                     questions.discard(question)

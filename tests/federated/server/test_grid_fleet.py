@@ -286,6 +286,19 @@ def test_superlink_lets_go_of_what_was_not_fetched_or_comes_late(
         time.sleep(0.05)
 
 
+def test_a_grid_that_was_closed_stays_closed(link: Link, monkeypatch: MonkeyPatch) -> None:
+    """Flower ends the process at a call after the run's end."""
+    monkeypatch.setattr(pulling, "SWEEP_S", 0.05)
+    device, grid = link.join(silent), link.grid()
+    opened: list[bool] = []
+    grid._connect = lambda: opened.append(True)
+    link.close = lambda request=None: None  # type: ignore[attr-defined]
+    assert GridFleet(grid).exchange({device.node: (TASK, ARRAYS)}, 0.1) == {}
+    grid.close()
+    time.sleep(0.3)
+    assert opened == []
+
+
 def test_an_error_reply_names_its_cause_by_its_last_line(link: Link) -> None:
     trace = "Traceback (most recent call last):\n  File x\nZeroDivisionError: division by zero"
     device = link.join(failing(2, trace))
