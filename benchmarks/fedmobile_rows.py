@@ -261,7 +261,7 @@ ROWS: dict[str, Callable[[Setting], Outcome]] = {
     "- alignment": penstock_row(replace(OURS, alignment=0.0)),
     "- calibration": penstock_row(replace(OURS, calibration=0.0)),
     "- moving teacher (round's)": penstock_row(replace(OURS, teacher="round")),
-    "+ propagation": penstock_row(replace(OURS, propagation=1.0)),
+    "- propagation": penstock_row(replace(OURS, propagation=0.0)),
     "labelled-only, 5 exemplars": penstock_row(
         LABELLED_ONLY, epochs=LABELLED_EPOCHS, rate=LABELLED_RATE
     ),

@@ -142,6 +142,9 @@ class FedMobileUpdate:
             return shift.expand(len(data), -1)
         reached = propagated(data.inputs, data.labels, len(shift))
         opinion = torch.from_numpy(reached).clamp_min(LEAST_REACHED).log()
+        present = labels.bincount(minlength=len(shift)) > 0
+        if present.any():  # neighbours cannot speak of a class that has no label here
+            opinion[:, ~present] = opinion[:, present].mean(dim=1, keepdim=True)
         return shift + settings.propagation * opinion
 
     def step_done(self) -> None:

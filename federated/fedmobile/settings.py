@@ -60,7 +60,7 @@ class FedMobileSettings:
     ema_decay: float = 0.95
     alignment: float = 1.0
     calibration: float = 1.0
-    propagation: float = 0.0
+    propagation: float = 1.0
     distillation: float = 1.0
     temperature: float = 2.0
     unlabelled_per_labelled: int = 4

@@ -94,6 +94,19 @@ def test_the_sum_of_three_losses(data: TrainingData, augment: bool) -> None:
     assert update.confident() == sure.sum()
 
 
+def test_neighbours_do_not_speak_of_a_class_without_a_label(data: TrainingData) -> None:
+    """Where labels 0 and 1 lead a window to 0 or 1, class 2 stays between them."""
+    labels = np.where(data.labels == 2, -1, data.labels)
+    settings = FedMobileSettings(propagation=1.0, alignment=0.0)
+    update = FedMobileUpdate(
+        module(0), TrainingData(data.inputs, labels), settings, epochs=1, batch=4,
+        teacher=module(1), previous=None,
+    )  # fmt: skip
+    shift = update._shift
+    assert shift is not None and (shift[:, 0] != shift[:, 1]).any()
+    assert torch.allclose(shift[:, 2], shift[:, :2].mean(dim=1))
+
+
 def test_parts_without_one_pool_add_up(data: TrainingData) -> None:
     settings = FedMobileSettings(consistency=0.0, augment=False)
     update = FedMobileUpdate(
