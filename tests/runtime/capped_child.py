@@ -1,4 +1,4 @@
-"""Run by test_budget.py in a process of its own: load a model, write 200 tokens, say what it took.
+"""Run by test_budget.py in a process of its own: load a model, write tokens, say what it took.
 
     python capped_child.py CGROUP_PROCS PATH OPTIONS TOKENS
 

@@ -23,8 +23,8 @@ from tests.bundle_builder import Parts, Shape, Stored, header_of, padded, profil
 from tests.runtime.cgroups import Cgroup, MakeCgroup, make_cgroup
 
 CHILD = Path(__file__).with_name("capped_child.py")
-TOKENS = 200
-FEW_TOKENS = 40  # of the large model: it is loading and the prompt that take most memory
+TOKENS, MANY_TOKENS = 48, 200  # as a rule; once, where most of the FFN is streamed
+FEW_TOKENS = 12  # of the large model: it is loading and the prompt that take most memory
 SHARES = [1.0, 0.5, 0.25]
 GIB = 1 << 30
 PAGES = 64 << 10  # what layers are rounded up by
@@ -116,7 +116,8 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("share", SHARES)
 def test_the_embedded_model_keeps_its_budget(capped: Capped, story: Path, share: float) -> None:
     budget = ffn_budget(story, share)
-    result = capped.run(story, budget, memory=budget)
+    tokens = MANY_TOKENS if share == min(SHARES) else TOKENS
+    result = capped.run(story, budget, tokens, memory=budget)
     assert result["read"] > 0 or share == 1.0
     assert result["ffn"] <= budget - plan_bundle(story, ffn_resident=0.0, threads=2).least
 
@@ -235,7 +236,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", [SHARES[0], SHARES[-1]])
 def test_a_model_of_over_2_gb_keeps_its_budget(capped: Capped, large: Path, share: float) -> None:
     assert large.stat().st_size > 2 * GIB
     if share == 1.0 and available_memory() < 4 * GIB:

@@ -21,7 +21,7 @@ from penstock.errors import BudgetError
 from tests.runtime.cgroups import make_cgroup
 
 CHILD = Path(__file__).with_name("capped_child.py")
-PROMPT, TOKENS = 530, 30  # more than a batch of 512, so that its buffers are whole
+PROMPT, TOKENS = 530, 8  # more than a batch of 512, so that its buffers are whole
 CONTEXT = PROMPT + TOKENS
 WORDS = replace(
     SHAPES["tiny-llama"], name="budget-words", layers=4, width=512, neurons=8192, heads=8,
@@ -85,7 +85,7 @@ def path(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("percent", [35, 50, 75])
+@pytest.mark.parametrize("percent", [35, 75])
 def test_a_child_keeps_its_budget(path: Path, baseline: int, cache: Path, percent: int) -> None:
     size = path.stat().st_size
     assert 250e6 < size < 450e6
@@ -149,6 +149,7 @@ def test_what_is_no_weight_is_in_the_budget(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", [DENSE], ids=["dense"], indirect=True)
 def test_a_limit_below_the_budget_does_kill(path: Path, baseline: int, cache: Path) -> None:
     """The limit is real: with half of what the plan takes, the child does not live."""
     budget = path.stat().st_size // 2
