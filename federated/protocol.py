@@ -149,6 +149,8 @@ class TrainTask(Record):
         epochs, batch, learning_rate: of local training with Adam.
         seed: of this round; each device adds its identity.
         seconds: by then it should have answered; 0: no limit.
+        chunk_round: of the chunk, from 1: in its first round devices are sent the model of the
+            chunk before; 0: not said.
     """
 
     RANGES = {
@@ -159,6 +161,7 @@ class TrainTask(Record):
         "batch": (0, 1 << 20),
         "learning_rate": (0, 1000),
         "seconds": (0, 1e9),
+        "chunk_round": COUNT,
     }
 
     run: str
@@ -173,6 +176,7 @@ class TrainTask(Record):
     learning_rate: float
     seed: int
     seconds: float
+    chunk_round: int = 0
 
 
 @dataclass(frozen=True)

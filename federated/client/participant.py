@@ -166,7 +166,7 @@ class Participant:
         try:
             options = self._check(task, arrays)
             open_chunk(self.store, task, self._warm, self._data_bytes())
-            self._keep(task, arrays)
+            self._keep(replace(task, chunk_round=0), arrays)  # it comes after the round's training
             data = self.store.training_data(self._data_bytes())
             if not len(data.labelled):
                 raise RefusedUpdateError("none of the windows here has a label to evaluate with")
@@ -191,8 +191,8 @@ class Participant:
         teacher = self.store.rounds.model(TEACHER)
         fits = (
             teacher is not None
-            and teacher.options == task.model
-            and teacher.ratio == task.ratio
+            and (teacher.run, teacher.chunk) == (task.run, task.chunk)
+            and (teacher.options, teacher.ratio) == (task.model, task.ratio)
             and task.algorithm == "fedmobile"
         )
         trainer = self._warm(options, task.ratio)
@@ -259,21 +259,18 @@ class Participant:
 
     def _keep(self, task: TrainTask, arrays: Arrays) -> None:
         """The global model as it came: for inference here, and the next chunk's teacher."""
-        self.store.rounds.save_model(
-            GLOBAL,
-            StoredModel(arrays, task.model, task.ratio, task.run, task.round_number, task.chunk),
+        received = StoredModel(
+            arrays, task.model, task.ratio, task.run, task.round_number, task.chunk
         )
-        teacher = self.store.rounds.model(TEACHER)
-        if task.chunk > 0 and (
-            teacher is None or (teacher.run, teacher.chunk) != (task.run, task.chunk)
-        ):
-            # What comes first in a new chunk is the global model at the end of the one before.
-            self.store.rounds.save_model(
-                TEACHER,
-                StoredModel(
-                    arrays, task.model, task.ratio, task.run, task.round_number, task.chunk
-                ),
-            )
+        held, rounds = self.store.rounds.model(TEACHER), self.store.rounds
+        if task.chunk > 0 and (held is None or (held.run, held.chunk) != (task.run, task.chunk)):
+            before = rounds.model(GLOBAL)
+            if task.chunk_round == 1:  # the global model at the end of the chunk before
+                rounds.save_model(TEACHER, received)
+            # It was not asked then, or missed it: what comes now has learnt from this chunk.
+            elif before is not None and (before.run, before.chunk) == (task.run, task.chunk - 1):
+                rounds.save_model(TEACHER, replace(before, chunk=task.chunk))
+        rounds.save_model(GLOBAL, received)
 
     def _warm(self, options: ModelOptions, ratio: float) -> Trainer:
         warm = self._trainer

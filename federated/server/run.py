@@ -65,10 +65,14 @@ class RunPlan:
         """The chunk of time that a round belongs to, from 0."""
         return (round_number - 1) // self.rounds_per_chunk if self.rounds_per_chunk else 0
 
+    def chunk_round(self, round_number: int) -> int:
+        """The round's number in its chunk, from 1."""
+        return (round_number - 1) % (self.rounds_per_chunk or self.rounds) + 1
+
 
 @dataclass(frozen=True)
 class GlobalScore:
-    """The global model on the server's hold-out; -1: not measured."""
+    """The global model on the server's test data; -1: not measured."""
 
     accuracy: float = -1.0
     macro_f1: float = -1.0
@@ -292,6 +296,7 @@ class FederatedRun:
             learning_rate=training.learning_rate,
             seed=seed,
             seconds=TRAINING_SHARE * self.plan.devices.deadline_s,
+            chunk_round=self.plan.chunk_round(number),
         )
         return Asked(device, task, sent)
 

@@ -17,11 +17,12 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import BackendMissingError, PenstockError, RefusedUpdateError, UsageError
+from penstock.federated.arrays import Arrays
 from penstock.federated.flower_content import from_content, no_calls_home, to_content
 from penstock.federated.protocol import Capabilities, TrainResult
 from penstock.federated.server.fleet import Answer, Kind, Node, Request
@@ -51,6 +52,9 @@ class RayFleet(Closing):
         plan: for the actors.
         actors: processes; each needs a core and about 350 MB with torch.
 
+    Attributes:
+        teacher: gives the previous chunk's model of a ratio; None: no algorithm has one.
+
     Raises:
         BackendMissingError: Ray or Flower is not installed.
         UsageError: actors is less than 1.
@@ -60,6 +64,7 @@ class RayFleet(Closing):
         if actors < 1:
             raise UsageError(f"actors is {actors}, expected 1 or more")
         self.shards, self.plan, self.actors = shards, plan, actors
+        self.teacher: Callable[[float], Arrays | None] | None = None
         self._lock = threading.Lock()
         self._contexts: dict[Node, Any] = {}
         self._scratch = tempfile.mkdtemp(prefix="penstock-ray-")  # short: it holds sockets
@@ -85,9 +90,9 @@ class RayFleet(Closing):
         take turns. Each has `task.seconds` for its own training.
         """
         del deadline_s
-        for task, arrays in requests.values():
-            if kind == "train":
-                keep_teacher(self.plan.folder, task, arrays)
+        if kind == "train" and self.teacher is not None:
+            for task, _ in requests.values():
+                keep_teacher(self.plan.folder, task, self.teacher)
         answers: dict[Node, Answer] = {}
         pool = ThreadPoolExecutor(self.actors, "simulation")
         try:

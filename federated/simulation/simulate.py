@@ -16,6 +16,7 @@ from pathlib import Path
 
 from penstock.errors import UsageError
 from penstock.federated.arrays import Arrays
+from penstock.federated.fedmobile.fedmobile import FedMobile
 from penstock.federated.report.records import RoundRecord
 from penstock.federated.report.run_report import report_at_end
 from penstock.federated.server.build import build_run, score_on
@@ -69,6 +70,8 @@ def simulate(
             if len(test):  # they measure, so the public file needs no test part
                 server = replace(server, public=replace(server.public, test=0.0))
             run = build_run(server, fleet, note)
+            if isinstance(run.algorithm, FedMobile):
+                fleet.teacher = run.algorithm.teacher
             if len(test):
                 run.score = score_on(test.data, server.model, test.chunks)
             run.score = _telling(run, note)

@@ -166,14 +166,18 @@ def identity(seed: int, index: int) -> str:
 # ---------------------------------------------------------------- the model of the chunk before
 
 
-def keep_teacher(folder: str, task: TrainTask, arrays: Arrays) -> None:
-    """Keep the first arrays of a chunk and width: the global model at the end of the chunk before.
+def keep_teacher(folder: str, task: TrainTask, teacher: Callable[[float], Arrays | None]) -> None:
+    """Put the previous chunk's model of the task's width where actors find it.
 
-    A real device keeps them itself, when it is first asked in a chunk; here the server's side does
-    it for all, so that it does not matter which actor is which device.
+    A real device keeps it itself, when it is asked in a chunk's first round. Here the server's
+    side does it for all, from its own state, which every checkpoint has: it does not matter which
+    actor is which device, who was asked before, and whether the run was resumed since.
     """
     path = _teacher_path(folder, task)
-    if task.algorithm == "fedmobile" and task.chunk > 0 and not path.exists():
+    if task.algorithm != "fedmobile" or task.chunk < 1 or path.exists():
+        return
+    arrays = teacher(task.ratio)
+    if arrays is not None:
         np.savez(path, **arrays)  # type: ignore[arg-type]
 
 

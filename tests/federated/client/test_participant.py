@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,16 +213,48 @@ def test_the_turn_of_a_chunk(store: Store) -> None:
     fill(store, seed=1)
     end_of_chunk = arrays_of(seed=2)
     device = Participant(store, DEVICE)  # chunks are days apart: by then it is another process
-    result, _ = device.train(replace(task, round_number=2, chunk=1), end_of_chunk)
+    first = replace(task, round_number=2, chunk=1, chunk_round=1)
+    result, _ = device.train(first, end_of_chunk)
     assert not result.refused
     teacher = store.rounds.model(TEACHER)
     assert teacher is not None and digest(teacher.arrays) == digest(end_of_chunk)
     counts = store.counts()
     assert (counts.labelled, counts.unlabelled, counts.chunk) == (20, 20, 1)
     assert 1 <= counts.exemplars <= 6
-    device.train(replace(task, round_number=3, chunk=1), arrays_of(seed=3))
+    device.train(replace(task, round_number=3, chunk=1, chunk_round=2), arrays_of(seed=3))
     kept = store.rounds.model(TEACHER)
     assert kept is not None and digest(kept.arrays) == digest(end_of_chunk)
+
+
+@pytest.mark.parametrize("asked", ["in both", "in the second only", "two chunks ago"])
+@pytest.mark.parametrize("evaluated_first", [False, True])
+def test_who_misses_a_chunks_first_round_has_no_model_of_its_middle_for_teacher(
+    store: Store, monkeypatch: pytest.MonkeyPatch, asked: str, evaluated_first: bool
+) -> None:
+    """With `fraction` below 1, a missed deadline, or a device that was not ready."""
+    task = replace(TASK, algorithm="fedmobile", settings=FedMobileSettings().to_json())
+    device, chunk = Participant(store, DEVICE), 2 if asked == "two chunks ago" else 1
+    before = arrays_of(seed=5)
+    if asked != "in the second only":
+        assert not device.train(replace(task, chunk_round=4), before)[0].refused
+    fill(store, seed=1)
+    late = replace(task, round_number=8, chunk=chunk, chunk_round=3)
+    if evaluated_first:  # in the first round, but after its training
+        first = replace(late, round_number=6, chunk_round=1)
+        assert not device.evaluate(first, arrays_of(seed=6)).refused
+    given: list[Arrays | None] = []
+    train = Trainer.train
+
+    def watched(self: Trainer, *args: Any, teacher: Arrays | None, **more: Any) -> Any:
+        given.append(teacher)
+        return train(self, *args, teacher=teacher, **more)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    for number in (8, 9):
+        result, _ = device.train(replace(late, round_number=number), arrays_of(seed=number))
+        assert not result.refused
+    expected = digest(before) if asked == "in both" else None
+    assert [teacher and digest(teacher) for teacher in given] == [expected, expected]
 
 
 def test_exemplars_are_chosen_from_what_is_whole_and_fits(store: Store) -> None:

@@ -16,6 +16,7 @@ class FleetInProcess(RayFleet):
     def __init__(self, shards: Shards, plan: VirtualPlan, actors: int) -> None:
         self.shards, self.plan, self.actors = shards, plan, 1
         self._backend: Any = None
+        self.teacher = None
 
     def _ask(self, node: Node, request: Request, kind: Kind) -> Answer:
         device = VirtualDevice(self.plan, self.shards, node)

@@ -98,17 +98,24 @@ def test_capabilities_tell_of_the_data(shards: tuple[Path, Shards]) -> None:
     assert json.loads(able.input_shape) == [5]
 
 
-def test_the_teacher_is_the_first_model_of_a_chunk_and_only_fedmobile_has_one(
+def test_the_teacher_is_kept_once_a_chunk_and_only_fedmobile_has_one(
     tmp_path: Path,
 ) -> None:
     folder, mobile = str(tmp_path), task(algorithm="fedmobile", chunk=1)
     assert read_teacher(folder, mobile) is None
-    keep_teacher(folder, replace(mobile, chunk=0), arrays())
-    keep_teacher(folder, task(chunk=1), arrays())
+    keep_teacher(folder, replace(mobile, chunk=0), lambda ratio: arrays())
+    keep_teacher(folder, task(chunk=1), lambda ratio: arrays())
+    keep_teacher(folder, mobile, lambda ratio: None)
     assert not list(tmp_path.iterdir())
-    keep_teacher(folder, mobile, arrays())
-    later = {name: array + 1 for name, array in arrays().items()}
-    keep_teacher(folder, replace(mobile, round_number=9), later)
+    asked: list[float] = []
+
+    def teacher(ratio: float) -> Arrays:
+        asked.append(ratio)
+        return arrays()
+
+    for number in (3, 9):
+        keep_teacher(folder, replace(mobile, round_number=number), teacher)
+    assert asked == [1.0]
     found = read_teacher(folder, mobile)
     assert found is not None and digest(found) == digest(arrays())
     assert {n: a.shape for n, a in found.items()} == {
