@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -47,7 +48,7 @@ class Blocks(nn.Module):
         return torch.cat([means, -means], dim=1).flatten(2).transpose(1, 2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def photos() -> PhotoSet:
     total = 4 * COLOURS
     colours = torch.tensor([RGB[i % COLOURS] for i in range(total)], dtype=torch.uint8)
@@ -59,22 +60,41 @@ def photos() -> PhotoSet:
     )
 
 
-@pytest.fixture
-def seer() -> Seer:
+def new_seer() -> Seer:
     torch.manual_seed(0)
     return Seer(Blocks(), [ConceptExtractor(CONFIG) for _ in range(FOLDS + 1)], 8)
 
 
-@pytest.fixture(autouse=True)
-def steps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def seer() -> Seer:
+    return new_seer()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steps() -> Iterator[None]:
     """A second of a stage is a hundred steps: the same work on every machine."""
 
     def counted(seconds: float) -> Iterator[float]:
         total = round(100 * seconds)
         yield from (step / total for step in range(total))
 
-    monkeypatch.setattr(stages, "stage", counted)
-    monkeypatch.setattr(self_critical, "stage", counted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "stage", counted)
+        patch.setattr(self_critical, "stage", counted)
+        yield
+
+
+@pytest.fixture(scope="module")
+def taught(photos: PhotoSet) -> Seer:
+    made = new_seer()
+    train_extractors(made, photos, RECIPE)
+    return made
+
+
+@pytest.fixture
+def trained_seer(taught: Seer) -> Seer:
+    """One whose extractors have learned, which takes a few seconds; a test may change it."""
+    return copy.deepcopy(taught)
 
 
 def model(config: LightCapConfig = CONFIG) -> LightCap:
@@ -97,9 +117,8 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def test_extractors_learn_and_leave_their_fold_out(seer: Seer, photos: PhotoSet) -> None:
-    before = _concept_loss(seer, photos)
-    train_extractors(seer, photos, RECIPE)
+def test_extractors_learn_and_leave_their_fold_out(trained_seer: Seer, photos: PhotoSet) -> None:
+    before, seer = _concept_loss(new_seer(), photos), trained_seer
     assert _concept_loss(seer, photos) < 0.5 * before
     ids, scores = seer.concepts(seer.grid(photos.pixels), None)
     assert torch.equal(ids[:, 0], photos.shares.argmax(dim=1)) and float(scores[:, 0].min()) > 0.4
@@ -119,9 +138,9 @@ def _concept_loss(seer: Seer, photos: PhotoSet) -> float:
 
 
 def test_captions_are_learned_from_text_then_photos_with_teachers(
-    seer: Seer, photos: PhotoSet
+    trained_seer: Seer, photos: PhotoSet
 ) -> None:
-    train_extractors(seer, photos, RECIPE)
+    seer = trained_seer
     torch.manual_seed(2)
     teacher = pretrain_on_text(
         model(replace(CONFIG, hidden=24, layers=3)), [], photos.captions, photos.shares, RECIPE
@@ -193,9 +212,9 @@ def test_rewards_are_cider_d() -> None:
 
 
 def test_self_critical_training_makes_rewarded_captions_likelier(
-    seer: Seer, photos: PhotoSet
+    trained_seer: Seer, photos: PhotoSet
 ) -> None:
-    train_extractors(seer, photos, RECIPE)
+    seer = trained_seer
 
     class Squares(Rewards):
         """A reward for 'square', whatever the photo shows."""
