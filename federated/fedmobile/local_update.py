@@ -7,7 +7,7 @@ the same window; and on all of them the model stays close to the one of the prev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from penstock.federated.fedmobile.losses import (
     label_prior,
     labelled_loss,
 )
-from penstock.federated.fedmobile.propagation import propagated
+from penstock.federated.fedmobile.propagation import MOST_BYTES, Propagation, windows_within
 from penstock.federated.fedmobile.settings import FedMobileSettings
 from penstock.federated.training.augmentations import strong_view, weak_view
 from penstock.federated.training.batches import Batch, epochs_of_batches
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORWARD_BATCH = 64  # without gradients, so this takes less memory than a step
+OPINIONS = 4  # float32 of each window and class at once: logits, neighbours', their logarithm, sum
 LEAST_REACHED = 0.05  # probability of a class that no label of which has reached a window
 
 
@@ -45,6 +46,7 @@ class FedMobileUpdate:
         teacher: the round's global model, frozen, a module of its own that an "ema" teacher may
             change; None: no consistency.
         previous: the model at the end of the previous chunk, frozen; None: no distillation.
+        propagation: remembers where labels led in the chunk's rounds before.
 
     Raises:
         UsageError: there is no window.
@@ -60,6 +62,7 @@ class FedMobileUpdate:
         batch: int,
         teacher: nn.Module | None,
         previous: nn.Module | None,
+        propagation: Propagation | None = None,
     ) -> None:
         if not len(data):
             raise UsageError("there is no window to train on in this chunk: ingest some first")
@@ -67,10 +70,18 @@ class FedMobileUpdate:
         self._epochs, self._batch = epochs, batch
         self._previous = previous
         self._teacher = teacher if len(data.unlabelled) else None
-        self._shift = self._opinion_shift() if self._teacher is not None else None
+        self._propagated = propagation or Propagation()
+        self._shift: torch.Tensor | None = None
         self._prior: torch.Tensor | None = None
         self.labelled = len(data.labelled)
         self._sure = np.zeros(len(data), bool)
+
+    def prepare(self, windows: int, room: int, should_stop: Callable[[], bool]) -> None:
+        """The teacher's opinion of all windows, and where their neighbours' labels lead; with less
+        room, of fewer windows."""
+        self._sure[:] = False
+        if self._teacher is not None:
+            self._shift = self._opinion_shift(windows, room, should_stop)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """As the protocol says; without a use for them, unlabelled windows stay out."""
@@ -110,9 +121,11 @@ class FedMobileUpdate:
                 before = self._previous(seen[:near])
             kept = distillation_loss(before, logits[:near], settings.temperature)
             total = total + settings.distillation * kept / len(whole)
-        if self._teacher is not None and self._shift is not None and len(weak):
+        if self._teacher is not None and len(weak):
             with torch.no_grad():
-                opinion = self._teacher(torch.from_numpy(weak)) + self._shift[part.unlabelled]
+                opinion = self._teacher(torch.from_numpy(weak))
+                if self._shift is not None:
+                    opinion = opinion + self._shift[part.unlabelled]
             agreed, sure = consistency_loss(opinion, logits[-len(weak) :], settings.threshold)
             self._sure[part.unlabelled] = sure.numpy()
             total = total + settings.consistency * agreed / len(whole.unlabelled)
@@ -126,21 +139,30 @@ class FedMobileUpdate:
             self._prior = label_prior(labels, classes, self._settings.calibration)
         return self._prior
 
-    def _opinion_shift(self) -> torch.Tensor:
+    def _opinion_shift(
+        self, at_once: int, room: int, should_stop: Callable[[], bool]
+    ) -> torch.Tensor | None:
         """What is added to the teacher's logits of each window, [windows, classes]: alignment, from
-        the teacher as it is before the first step, and where the labels of alike windows lead."""
+        the teacher as it is before the first step, and where the labels of alike windows lead. None
+        where it was to stop."""
         import torch
 
         assert self._teacher is not None
         data, settings = self._data, self._settings
-        unlabelled = torch.from_numpy(data.inputs[data.unlabelled])
+        unlabelled, size = data.unlabelled, min(FORWARD_BATCH, at_once)
         labels = torch.from_numpy(data.labels[data.labelled])
         with torch.no_grad():
-            said = [self._teacher(part) for part in torch.split(unlabelled, FORWARD_BATCH)]
+            said = []
+            for first in range(0, len(unlabelled), size):
+                if should_stop():
+                    return None
+                part = data.inputs[unlabelled[first : first + size]]
+                said.append(self._teacher(torch.from_numpy(part)))
             shift = alignment(labels, torch.cat(said), settings.alignment)
         if not settings.propagation or data.inputs.ndim != 2:
             return shift.expand(len(data), -1)
-        reached = propagated(data.inputs, data.labels, len(shift))
+        most = windows_within(room or MOST_BYTES, data.inputs.shape[1], len(shift))
+        reached = self._propagated(data.inputs, data.labels, len(shift), most, should_stop)
         opinion = torch.from_numpy(reached).clamp_min(LEAST_REACHED).log()
         present = labels.bincount(minlength=len(shift)) > 0
         if present.any():  # neighbours cannot speak of a class that has no label here
@@ -166,6 +188,11 @@ class FedMobileUpdate:
         return int(self._sure.sum())
 
     def extra_bytes(self) -> int:
-        """Of the teacher and of the previous model."""
-        one: int = sum(t.nbytes for t in self._module.state_dict().values())
-        return one * ((self._teacher is not None) + (self._previous is not None))
+        """Of the teacher, of the previous model, and of the opinions of all windows."""
+        state = self._module.state_dict()
+        one: int = sum(t.nbytes for t in state.values())
+        models = (self._teacher is not None) + (self._previous is not None)
+        if self._teacher is None:
+            return one * models
+        classes = len(state["classifier.bias"])
+        return one * models + OPINIONS * 4 * len(self._data) * classes

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 PARTITION_ID = "partition-id"  # Flower's name of a virtual device's number
 MOST_WARM = 8  # trainers of an actor; a federation has a few widths
+REMEMBERED_BYTES = 16 << 20  # of each, of its devices; see fedmobile/propagation.py
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def _actor(plan: VirtualPlan) -> _Actor:
 
 @lru_cache(maxsize=MOST_WARM)
 def _trainer(model: str, ratio: float, threads: int) -> Trainer:
-    return Trainer(ModelOptions.from_json(model, "the server's task"), ratio, threads)
+    options = ModelOptions.from_json(model, "the server's task")
+    return Trainer(options, ratio, threads, REMEMBERED_BYTES)
 
 
 def identity(seed: int, index: int) -> str:

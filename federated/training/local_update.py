@@ -5,7 +5,7 @@ The loop around it (Adam, budgets, accumulated gradients) is the same for all: `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,6 +27,15 @@ class LocalUpdate(Protocol):
     """
 
     labelled: int
+
+    def prepare(self, windows: int, room: int, should_stop: Callable[[], bool]) -> None:
+        """Whatever it computes before the first step; the loss is measured before.
+
+        Args:
+            windows: that may go through a model at once.
+            room: bytes that it may take meanwhile; 0: no limit.
+            should_stop: asked now and then; there will be no step once it says so.
+        """
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """One batch a step, for all epochs."""
@@ -63,6 +72,9 @@ class Supervised:
         self._module, self._data, self._epochs, self._batch = module, data, epochs, batch
         self._inputs = torch.from_numpy(data.inputs)
         self._labels = torch.from_numpy(data.labels)
+
+    def prepare(self, windows: int, room: int, should_stop: Callable[[], bool]) -> None:
+        """Nothing to do."""
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """As the protocol says."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import UsageError
 from penstock.federated.arrays import Arrays, check_arrays, copy_arrays
+from penstock.federated.fedmobile.propagation import Propagation
 from penstock.federated.models.registry import ModelOptions, build_module, model_spec
 from penstock.federated.protocol import TrainTask
 from penstock.federated.training import metrics
@@ -30,6 +31,7 @@ from penstock.federated.training.data import TrainingData, check_fits
 from penstock.federated.training.local_update import LocalUpdate, Supervised
 from penstock.federated.training.loop import run_loop
 from penstock.federated.training.memory_budget import (
+    STEADY_BYTES,
     MemoryNeed,
     measure_need,
     peak_resident_bytes,
@@ -98,19 +100,24 @@ class Trainer:
         model: which.
         ratio: its width.
         threads: for torch, while it trains or evaluates.
+        remembered_bytes: of what fedmobile found in windows of earlier trainings, beside the last:
+            for a process that is many devices.
 
     Raises:
         BackendMissingError: torch is not installed.
         UsageError: a ratio or a number of threads out of range.
     """
 
-    def __init__(self, model: ModelOptions, ratio: float, threads: int = 1) -> None:
+    def __init__(
+        self, model: ModelOptions, ratio: float, threads: int = 1, remembered_bytes: int = 0
+    ) -> None:
         if threads < 1:
             raise UsageError(f"threads is {threads}, expected 1 or more")
         self.model, self.ratio, self.threads = model, ratio, threads
         self.spec = model_spec(model).at(ratio)
         self._module = build_module(model, ratio)
         self._expected = self.spec.by_name()
+        self._propagation = Propagation(remembered_bytes)
         self._twins: dict[str, nn.Module] = {}
         self._needs: dict[tuple[str, str, int, bool], MemoryNeed] = {}
 
@@ -158,6 +165,11 @@ class Trainer:
             update = self._local_update(arrays, data, task, teacher)
             part = self._largest_part(update, data, task, memory_bytes)
             _load(self._module, arrays)  # a probe has moved BatchNorm's statistics
+            update.prepare(
+                part,
+                self._room(update, data, memory_bytes),
+                lambda: should_stop() or not budget.allows_step(),
+            )
             looped = run_loop(
                 self._module,
                 update,
@@ -268,6 +280,7 @@ class Trainer:
                 batch=task.batch,
                 teacher=frozen("round", arrays) if settings.consistency else None,
                 previous=frozen("chunk", teacher) if teacher and settings.distillation else None,
+                propagation=self._propagation,
             )
         return Supervised(self._module, data, epochs=task.epochs, batch=task.batch)
 
@@ -299,6 +312,13 @@ class Trainer:
         need = self._needs[key]
         held = MemoryNeed(need.fixed_bytes + data.nbytes, need.window_bytes)
         return held.largest_part(memory_bytes, max(1, len(whole)))
+
+    def _room(self, update: LocalUpdate, data: TrainingData, memory_bytes: int) -> int:
+        """Bytes that are left before the first step, without gradients, moments and activations; 0:
+        no limit."""
+        weights = sum(tensor.nbytes for tensor in self._module.state_dict().values())
+        held = weights + data.nbytes + update.extra_bytes() + STEADY_BYTES
+        return max(1, memory_bytes - held) if memory_bytes else 0
 
     @contextmanager
     def _torch_threads(self) -> Iterator[None]:

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from penstock.errors import UsageError  # noqa: E402
+from penstock.federated.fedmobile import propagation  # noqa: E402
 from penstock.federated.fedmobile.local_update import LEAST_REACHED, FedMobileUpdate  # noqa: E402
-from penstock.federated.fedmobile.propagation import propagated  # noqa: E402
+from penstock.federated.fedmobile.propagation import (  # noqa: E402
+    MOST,
+    MOST_BYTES,
+    never,
+    propagated,
+    windows_within,
+)
 from penstock.federated.fedmobile.settings import FedMobileSettings  # noqa: E402
 from penstock.federated.models.registry import ModelOptions, build_module  # noqa: E402
 from penstock.federated.training.augmentations import strong_view, weak_view  # noqa: E402
@@ -65,6 +72,7 @@ def test_the_sum_of_three_losses(data: TrainingData, augment: bool) -> None:
     update = FedMobileUpdate(
         student, data, settings, epochs=1, batch=4, teacher=teacher, previous=previous
     )
+    update.prepare(4, 0, never)
     batch = Batch(data.labelled, data.unlabelled)
     with torch.no_grad():
         found = update.loss(batch, batch, np.random.default_rng(11)).item()
@@ -102,9 +110,41 @@ def test_neighbours_do_not_speak_of_a_class_without_a_label(data: TrainingData) 
         module(0), TrainingData(data.inputs, labels), settings, epochs=1, batch=4,
         teacher=module(1), previous=None,
     )  # fmt: skip
+    update.prepare(4, 0, never)
     shift = update._shift
     assert shift is not None and (shift[:, 0] != shift[:, 1]).any()
     assert torch.allclose(shift[:, 2], shift[:, :2].mean(dim=1))
+
+
+def test_what_comes_before_the_steps_keeps_to_its_room_and_stops(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def watched(windows: Any, labels: Any, classes: int, most: int, stop: Any) -> Any:
+        asked.append(most)
+        return propagated(windows, labels, classes, most, stop)
+
+    monkeypatch.setattr(propagation, "propagated", watched)
+    teacher, seen = module(1), []
+    teacher.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    settings = FedMobileSettings(propagation=1.0)
+    update = FedMobileUpdate(
+        module(0), data, settings, epochs=1, batch=4, teacher=teacher, previous=None
+    )
+    assert not seen and not asked, "nothing before the budget was checked"
+    update.prepare(4, 0, never)
+    assert seen == [4, 2] and asked.pop() == windows_within(MOST_BYTES, 5, 3) == MOST
+    update.prepare(4, 7 * 2300, never)
+    assert asked.pop() == 7
+    whole = update._shift
+    assert whole is not None
+    seen.clear()
+    update.prepare(4, 0, lambda: True)
+    assert not seen and not asked and update._shift is None
+    assert update.extra_bytes() >= sum(
+        t.nbytes for t in [*teacher.state_dict().values(), whole, whole]
+    )
 
 
 def test_parts_without_one_pool_add_up(data: TrainingData) -> None:

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from penstock.errors import BudgetError, FormatError, RefusedUpdateError, UsageError  # noqa: E402
 from penstock.federated.arrays import Arrays, copy_arrays, digest  # noqa: E402
+from penstock.federated.fedmobile import propagation  # noqa: E402
 from penstock.federated.fedmobile.settings import FedMobileSettings  # noqa: E402
 from penstock.federated.models.registry import ModelOptions, build_module  # noqa: E402
 from penstock.federated.protocol import TrainTask  # noqa: E402
@@ -126,6 +127,29 @@ def test_evaluation_against_numpy(mlp: Trainer) -> None:
     nothing = mlp.evaluate(arrays, empty_data((6,)))
     assert (nothing.examples, nothing.loss, nothing.macro_f1) == (0, 0.0, 0.0)
     assert nothing.per_class_f1 == (-1.0, -1.0, -1.0)
+
+
+def test_a_chunks_graph_is_made_once_for_all_its_rounds(
+    mlp: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    graph = propagation._graph
+
+    def watched(points: Any, should_stop: Any) -> Any:
+        made.append(len(points))
+        return graph(points, should_stop)
+
+    monkeypatch.setattr(propagation, "_graph", watched)
+    data, task = blobs(MLP, unlabelled=0.5), replace(FEDMOBILE, settings='{"propagation":1.0}')
+    for number in (1, 2, 3):
+        mlp.train(initial(MLP, seed=number), data, replace(task, round_number=number))
+    assert made == [60]
+    mlp.train(initial(MLP), blobs(MLP, 50, unlabelled=0.5), task)
+    assert made == [60, 50]
+    stopped = mlp.train(initial(MLP), data, task, should_stop=lambda: True)
+    assert stopped.stopped and not stopped.steps and made == [60, 50]
+    late = mlp.train(initial(MLP), data, replace(task, seconds=1e-6))
+    assert late.stopped and not late.steps and made == [60, 50], "the deadline counts here too"
 
 
 # ---------------------------------------------------------------- memory
