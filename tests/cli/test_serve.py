@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from tests.runtime.server.processes import CHAT, COMPLETIONS, HOST, ServerProces
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STOPS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_bundle: Path) -> Iterator[ServerProcess]:
+    """One for the tests that pass no options and do not stop it."""
+    with model_server(tiny_bundle, "--threads", "1") as running:
+        yield running
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -72,16 +80,15 @@ def test_the_ready_line_as_json(tiny_bundle: Path) -> None:
     assert child.returncode == 0
 
 
-def test_two_servers_on_a_port(process: Cli, tiny_bundle: Path) -> None:
-    with model_server(tiny_bundle, "--threads", "1") as first:
-        begin = time.monotonic()
-        second = process("serve", tiny_bundle, "--port", first.client.port)
-        assert (second.code, second.out) == (1, "")
-        assert second.err.count("\n") == 1
-        assert f"{HOST}:{first.client.port}: Address already in use" in second.err
-        assert "--port" in second.err
-        assert time.monotonic() - begin < 30
-        assert first.client.get("/health").status == 200
+def test_two_servers_on_a_port(process: Cli, tiny_bundle: Path, server: ServerProcess) -> None:
+    begin, port = time.monotonic(), server.client.port
+    second = process("serve", tiny_bundle, "--port", port)
+    assert (second.code, second.out) == (1, "")
+    assert second.err.count("\n") == 1
+    assert f"{HOST}:{port}: Address already in use" in second.err
+    assert "--port" in second.err
+    assert time.monotonic() - begin < 30
+    assert server.client.get("/health").status == 200
 
 
 def test_a_port_is_free_again_at_once(tiny_bundle: Path) -> None:
@@ -146,26 +153,24 @@ def test_without_the_extra(cli: Cli, tiny_bundle: Path, monkeypatch: pytest.Monk
     assert "pip install 'penstock[serve]'" in result.err
 
 
-def test_the_clients_example_runs_as_it_is_written(tiny_bundle: Path) -> None:
+def test_the_clients_example_runs_as_it_is_written(
+    tiny_bundle: Path, server: ServerProcess
+) -> None:
     page = (ROOT / "docs" / "server.md").read_text()
     (code,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
     (curl,) = re.findall(r"-d '(.*?)'", page, re.DOTALL)
     assert "127.0.0.1:8080/v1" in code and 'model="model"' in code
-    with model_server(tiny_bundle, "--threads", "1") as server:
-        reply = server.client.post(CHAT, json.loads(curl))
-        assert reply.json["choices"][0]["message"]["content"]
-        code = code.replace(":8080", f":{server.client.port}")
-        code = code.replace('"model"', f'"{tiny_bundle.stem}"')
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
-        )
+    reply = server.client.post(CHAT, json.loads(curl))
+    assert reply.json["choices"][0]["message"]["content"]
+    code = code.replace(":8080", f":{server.client.port}")
+    code = code.replace('"model"', f'"{tiny_bundle.stem}"')
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
-def test_the_page_names_every_metric(tiny_bundle: Path) -> None:
+def test_the_page_names_every_metric(server: ServerProcess) -> None:
     page = (ROOT / "docs" / "server.md").read_text()
-    with model_server(tiny_bundle, "--threads", "1") as server:
-        text = server.client.get("/metrics").body.decode()
+    text = server.client.get("/metrics").body.decode()
     served = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     assert served == set(re.findall(r"^\| `(penstock_\w+)", page, re.MULTILINE))
