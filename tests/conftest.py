@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_WORKERS = 4
@@ -28,6 +29,11 @@ SHARED = {
 
 # Children keep what they compile, as an installed Python does; there are some hundred of them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Of tests that name no number. No example is late where workers share cores.
+settings.register_profile("suite", max_examples=50, deadline=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 # Threads that wait for others sleep: spinning, they take the cores that the others need.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

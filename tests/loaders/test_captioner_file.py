@@ -226,7 +226,7 @@ def test_members_on_top_of_each_other(tmp_path: Path) -> None:
     refused(tmp_path, body + tail[:eocd] + bytes(ending), "members are larger than the file")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     edits=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=4),
     cut=st.one_of(st.none(), st.integers(0, 1 << 12)),

@@ -78,7 +78,7 @@ def test_too_small_a_budget_names_the_least_and_the_least_works(bundle: Bundle, 
 
 
 @given(extra=st.integers(0, 8 << 20), mode=st.sampled_from(MODES), context=st.integers(1, 128))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_no_plan_takes_more_than_its_budget(
     bundle: Bundle, extra: int, mode: str, context: int
 ) -> None:

@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from penstock.export.metrics import ptb_tokenizer
 from penstock.export.metrics.caption_scores import CaptionScores, score_captions
 from penstock.export.metrics.caption_set import MetricScore
 from penstock.export.metrics.coco_captions import read_coco_references, read_coco_results
@@ -19,6 +21,14 @@ FIXTURES = Path(__file__).resolve().parent / "fixtures"
 TOLERANCE = 1e-6  # the goal is 1e-4
 # Of another run with Java, by other hands, to four digits.
 FAKECAP = [0.5855, 0.4047, 0.2825, 0.1983, 0.4080, 0.6277]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def texts_are_split_once() -> Iterator[None]:
+    """The same 25,000 references in several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ptb_tokenizer, "split_ptb", cache(ptb_tokenizer.split_ptb))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -224,7 +224,7 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(NAMES, JSON, max_size=5), st.booleans())
 def test_whatever_comes_is_accepted_or_refused(document: dict[str, Any], is_chat: bool) -> None:
     parse = parse_chat if is_chat else parse_completion
