@@ -138,7 +138,7 @@ def bar_plot(title: str, labels: Sequence[str], series: Sequence[Series], *, x: 
 
 def ticks(least: float, most: float, about: int = 5) -> list[float]:
     """Round numbers that enclose a range: steps of 1, 2 or 5 times a power of ten."""
-    if not most > least:
+    if not most - least > 1e-9 * max(abs(least), abs(most)):  # or steps are lost in the 12 digits
         pad = abs(least) / 2 or 0.5
         least, most = least - (pad if least < 0 or least > 1 else 0), most + pad
     rough = (most - least) / about

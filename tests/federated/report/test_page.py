@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock.federated.report.page import page, write_page
@@ -158,6 +158,7 @@ def test_without_a_value_there_is_no_plot() -> None:
     st.floats(-1e9, 1e9, allow_nan=False),
     st.floats(0, 1e9, allow_nan=False).map(lambda width: width if width > 1e-6 else 0.0),
 )
+@example(1e8, 0.001953125)  # steps that twelve digits do not tell apart
 def test_ticks_enclose_the_range_and_are_few(least: float, width: float) -> None:
     most = least + width
     found = ticks(least, most)
