@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from penstock.errors import FormatError, UsageError
 from penstock.federated.client.labels import LabelCodes
 
+DEFAULT_LABEL = "label"
 MOST_COLUMNS = 1 << 16
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -38,7 +39,7 @@ class CsvLayout:
             one row a window.
     """
 
-    label: str = "label"
+    label: str = DEFAULT_LABEL
     ignore: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     window: int = 0
@@ -127,6 +128,17 @@ def _rows(
     if missing:
         raise FormatError(f"{path}: has no column {missing[0]!r}; it has {', '.join(header[:8])}")
     at = header.index(layout.label) if layout.label in header else None
+    alike = [
+        name
+        for name in header
+        if name.casefold() == layout.label.casefold() and name not in layout.ignore
+    ]
+    if at is None and (alike or layout.label != DEFAULT_LABEL):
+        like = alike[0] if alike else "NAME"
+        raise FormatError(
+            f"{path}: has no column {layout.label!r}; it has {', '.join(header[:8])}: name the "
+            f"label's column by --label {like}, or leave it out by --ignore {like}"
+        )
     wanted = [i for i, name in enumerate(header) if i != at and name not in layout.ignore]
     if not wanted:
         raise FormatError(f"{path}: has no column of values beside {layout.label!r}")

@@ -119,6 +119,7 @@ def test_rows_fold_into_a_shape(tmp_path: Path) -> None:
         ("1,2\n3,4\n", "header"),
         ("a,a\n1,2\n", "header has"),
         ("label\n1\n", "no column of values"),
+        ("a,Label\n1,0\n", "no column 'label'.*--label Label"),
         ("a,b\n1\n", "line 2 has 1 columns"),
         ("a,b\n1,2\n1,x\n", "line 3, column b is 'x'"),
         ("a,b\n1,nan\n", "line 2, column b is 'nan'"),
@@ -156,6 +157,8 @@ def test_other_bad_files(tmp_path: Path) -> None:
             ingest(store, tmp_path / "ok.csv", most_bytes=4)
         with pytest.raises(FormatError, match="no column 'zeit'"):
             ingest(store, tmp_path / "ok.csv", layout=CsvLayout(ignore=("zeit",)))
+        with pytest.raises(FormatError, match="no column 'activity'; it has a, b"):
+            ingest(store, tmp_path / "ok.csv", layout=CsvLayout(label="activity"))
         with pytest.raises(FormatError, match="do not fill"):
             ingest(store, tmp_path / "ok.csv", layout=CsvLayout(shape=(3, 3)))
         with pytest.raises(FormatError, match="less than one window"):
