@@ -8,7 +8,6 @@ the server's owner registers.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.errors import BackendMissingError, FormatError, StorageError
+from penstock.federated.device_name import device_name
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -88,10 +88,7 @@ def load_identity(folder: Path) -> Identity:
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
         raise FormatError(f"{path}: expected a P-384 key: ssh-keygen -t ecdsa -b 384")
-    der = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    device = hashlib.sha256(der).hexdigest()[:16]
+    device = device_name(key.public_key())
     line = key.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )

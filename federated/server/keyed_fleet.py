@@ -1,16 +1,16 @@
 """A fleet whose devices are who their keys say they are.
 
-What a device calls itself follows from its public key (`daemon/identity.py`), and SuperLink has
+What a device calls itself follows from its public key (`device_name.py`), and SuperLink has
 checked each node's key. A node that calls itself otherwise is refused: it could silence the device
 whose name it takes, and be another one in every round.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 from penstock.errors import PenstockError, RefusedUpdateError
+from penstock.federated.device_name import device_name
 from penstock.federated.protocol import Capabilities
 from penstock.federated.server.fleet import Answer, Fleet, Kind, Node, Request
 
@@ -31,7 +31,7 @@ class KeyedFleet:
         """Every node that answers; one that says it is another device, with the reason."""
         answers = self.fleet.query()
         if any(node not in self._names for node, _ in answers):
-            self._names |= {node: device_name(key) for node, key in self.keys().items()}
+            self._names |= {node: name_of_pem(key) for node, key in self.keys().items()}
         return [(node, self._checked(node, answer)) for node, answer in answers]
 
     def exchange(
@@ -53,15 +53,11 @@ class KeyedFleet:
         return answer
 
 
-def device_name(public_key: bytes) -> str:
+def name_of_pem(public_key: bytes) -> str:
     """What the owner of this key, PEM, is called; empty: it is no key."""
     from cryptography.hazmat.primitives import serialization
 
     try:
-        key = serialization.load_pem_public_key(public_key)
+        return device_name(serialization.load_pem_public_key(public_key))
     except ValueError:
         return ""
-    der = key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return hashlib.sha256(der).hexdigest()[:16]

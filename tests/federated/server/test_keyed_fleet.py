@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from penstock.errors import PenstockError, RefusedUpdateError
 from penstock.federated.daemon.identity import load_identity
 from penstock.federated.protocol import Capabilities
 from penstock.federated.server.fleet import Node
-from penstock.federated.server.keyed_fleet import KeyedFleet, device_name
+from penstock.federated.server.keyed_fleet import KeyedFleet, name_of_pem
 from tests.federated.server.fake_fleet import FakeFleet, capabilities, plan_of, run_of
 
 pytest.importorskip("cryptography", reason="keys need cryptography")
@@ -36,8 +38,10 @@ def known(tmp_path: Path) -> tuple[dict[Node, bytes], list[str]]:
 
 def test_the_name_is_the_one_that_the_device_gives_itself(tmp_path: Path) -> None:
     pem, name = pem_and_name(tmp_path)
-    assert device_name(pem) == name
-    assert device_name(b"") == device_name(b"no key") == ""
+    assert name_of_pem(pem) == name
+    encoded = b"".join(pem.splitlines()[1:-1])  # PEM is DER in base64 between two lines
+    assert name == hashlib.sha256(base64.b64decode(encoded)).hexdigest()[:16]
+    assert name_of_pem(b"") == name_of_pem(b"no key") == ""
 
 
 def test_a_device_that_takes_others_names_silences_nobody_and_is_nobody(
