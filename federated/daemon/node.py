@@ -183,7 +183,7 @@ class Node:
             self._stop.wait(min(max(left, 1.0), 5.0))
             return
         text = (
-            f"the server does not admit this device's key ({refused}). Copy "
+            f"the server refuses this device's key ({refused}). Copy "
             f"{self._identity.public_key} into the server's superlink.node_keys folder and start "
             "the server again with --resume (Flower's own: flwr supernode register). A copy of "
             "this folder that runs elsewhere has the same key: only one of them is admitted"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from penstock.errors import PenstockError, UsageError
+from penstock.errors import PenstockError
 from penstock.federated.report.page import write_page
 from penstock.federated.report.records import JOURNAL
 from penstock.federated.report.summary import Summary, summarise_folder
@@ -44,16 +44,14 @@ def write_report(folder: Path, note: Callable[[str], None] | None = None) -> Sum
 def report_at_end(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Write the report when the block ends, also by an error, where there is a round to report.
 
-    A block that refuses to begin (UsageError) writes none: the folder may be another's.
-
     Raises:
         StorageError, FormatError: as `write_report`, after a block that ended well; after an error
             a note tells of it, and the error goes on.
     """
     try:
         yield
-    except BaseException as ended:
-        if not isinstance(ended, UsageError) and (folder / JOURNAL).exists():
+    except BaseException:
+        if (folder / JOURNAL).exists():
             try:
                 write_report(folder, note)
             except PenstockError as error:

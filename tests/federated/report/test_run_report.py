@@ -47,13 +47,6 @@ def test_an_error_before_the_first_round_stays_the_only_one(tmp_path: Path) -> N
     assert not (tmp_path / "run").exists() and notes == []
 
 
-def test_a_block_that_refuses_to_begin_leaves_another_s_folder_alone(tmp_path: Path) -> None:
-    do_rounds(tmp_path, 1)
-    with pytest.raises(UsageError), report_at_end(tmp_path, print):
-        raise UsageError("another process uses this folder")
-    assert not (tmp_path / REPORT_JSON).exists() and not (tmp_path / REPORT_PAGE).exists()
-
-
 def test_what_stands_in_its_way_is_told(tmp_path: Path) -> None:
     (tmp_path / REPORT_JSON).mkdir()
     with pytest.raises(StorageError, match=REPORT_JSON), report_at_end(tmp_path, print):
