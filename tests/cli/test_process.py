@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -127,10 +126,12 @@ def test_help_loads_no_engine_and_comes_quickly() -> None:
         "import sys; from penstock.cli.main import main; main(['run', '--help']); "
         "sys.exit(str({'numpy', 'torch', 'tokenizers', 'penstock._native'} & set(sys.modules)))"
     )
-    best = 9.0
+    best = 9.0  # of the processor's seconds, since other tests run beside it
     for _ in range(3):
-        begin = time.monotonic()
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        best = min(best, time.monotonic() - begin)
+        after = os.times()
+        spent = after.children_user + after.children_system
+        best = min(best, spent - before.children_user - before.children_system)
         assert done.stderr.strip() == "set()"
     assert best < 1.5  # 0.2 s on an idle core
