@@ -50,8 +50,7 @@ def server(
     report FOLDER` shows it meanwhile too. Needs the extra 'federated': pip install
     'penstock[federated]'.
     """
-    from penstock.federated.report.run_report import REPORT_JSON, REPORT_PAGE, report_at_end
-    from penstock.federated.report.summary import summarise_folder
+    from penstock.federated.report.run_report import REPORT_JSON, REPORT_PAGE
     from penstock.federated.server.certificates import make_certificates as write_certificates
     from penstock.federated.server.serve import serve
     from penstock.federated.server.settings import read_settings
@@ -69,11 +68,11 @@ def server(
         return
 
     def started(link: SuperLink) -> None:
-        say(f"SuperLink at {link.address}; run in {folder}")
+        where = f"{link.settings.host}:{link.settings.port}"
+        say(f"Listening for devices at {where}; the run's folder is {folder}")
 
-    with report_at_end(folder, say):
-        served = serve(config, settings, resume=resume, note=say, on_start=started)
-    last = summarise_folder(folder).rounds[-1]
+    served = serve(config, settings, resume=resume, note=say, on_start=started)
+    last = served.summary.rounds[-1]
     facts = {
         "run": served.outcome.run,
         "rounds": served.outcome.rounds,

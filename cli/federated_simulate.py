@@ -68,7 +68,10 @@ def simulate(
     from penstock.federated.report.summary import summarise_folder
     from penstock.federated.simulation.settings import read_simulation
     from penstock.federated.simulation.simulate import simulate as run_simulation
+    from penstock.loaders.partial_file import check_writable
 
+    if html is not None:
+        check_writable(html)
     given = {"devices": clients, "partition": partition, "alpha": alpha, "actors": actors}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     simulation, server = read_simulation(config, changed, rounds)

@@ -1,7 +1,8 @@
 """The report that every run leaves in its folder at its end: `report.json` and `report.html`.
 
-    with report_at_end(folder, note):
+    with report_at_end(folder, note) as report:
         run.run()
+    report.summary
 
 Both are made from the journal alone, and anew by a run that is resumed.
 """
@@ -40,16 +41,25 @@ def write_report(folder: Path, note: Callable[[str], None] | None = None) -> Sum
     return summary
 
 
+class Report:
+    """What `report_at_end` wrote."""
+
+    summary: Summary
+
+
 @contextmanager
-def report_at_end(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+def report_at_end(folder: Path, note: Callable[[str], None]) -> Iterator[Report]:
     """Write the report when the block ends, also by an error, where there is a round to report.
+
+    What is given has the summary once the block ended well.
 
     Raises:
         StorageError, FormatError: as `write_report`, after a block that ended well; after an error
             a note tells of it, and the error goes on.
     """
+    made = Report()
     try:
-        yield
+        yield made
     except BaseException:
         if (folder / JOURNAL).exists():
             try:
@@ -57,4 +67,4 @@ def report_at_end(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
             except PenstockError as error:
                 note(f"no report was written: {error}")
         raise
-    write_report(folder, note)
+    made.summary = write_report(folder, note)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import UsageError
+from penstock.errors import RefusedUpdateError, StorageError, UsageError
 from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import Arrays
 from penstock.federated.models.registry import ModelOptions, build_module, model_spec
@@ -35,15 +35,7 @@ def build_run(
     Raises:
         PenstockError: something the settings name is not there or does not fit.
     """
-    train = hold_out = test = None
-    if settings.public.file:
-        shares, seed = settings.public, settings.run.seed
-        public = read_public_set(Path(shares.file), settings.model)
-        if settings.chooses:  # then the hold-out is fitted to, and measures nothing
-            train, hold_out, test = split_public_set(public, shares.hold_out, seed, shares.test)
-        else:
-            train, hold_out, _ = split_public_set(public, shares.hold_out, seed)
-            test = hold_out
+    train, hold_out, test = public_parts(settings)
     algorithm, task_settings = build_algorithm(settings, train, hold_out)
     return FederatedRun(
         algorithm,
@@ -66,15 +58,55 @@ def build_run(
     )
 
 
+def public_parts(
+    settings: ServerSettings,
+) -> tuple[TrainingData | None, TrainingData | None, TrainingData | None]:
+    """The public samples that are trained on, chosen by and measured on; None: there are none.
+
+    Raises:
+        UsageError: the file cannot be read, or its samples do not fit the model or the shares.
+        FormatError: it is no npz of samples.
+    """
+    shares, seed = settings.public, settings.run.seed
+    if not shares.file:
+        return None, None, None
+    try:
+        public = read_public_set(Path(shares.file), settings.model)
+    except (StorageError, RefusedUpdateError) as error:  # of the settings: it would come again
+        raise UsageError(f"public.file: {error}") from error
+    if settings.chooses:  # then the hold-out is fitted to, and measures nothing
+        return split_public_set(public, shares.hold_out, seed, shares.test)
+    train, hold_out, _ = split_public_set(public, shares.hold_out, seed)
+    return train, hold_out, hold_out
+
+
+def algorithm_settings(settings: ServerSettings) -> Any:
+    """FedConv's `Profile`, `FedMobileSettings`, or None for an algorithm without settings.
+
+    Raises:
+        FormatError, UsageError: one is unknown, of another type or out of its range.
+    """
+    name, given = settings.algorithm, dict(settings.algorithm_settings)
+    if name == "fedconv":
+        return _fedconv_profile(given)
+    if name == "fedmobile":
+        from penstock.federated.fedmobile.settings import FedMobileSettings
+
+        return FedMobileSettings.from_json(json.dumps(given), "[algorithm]")
+    if given:
+        raise UsageError(f"algorithm.{next(iter(given))}: {name} has no settings")
+    return None
+
+
 def build_algorithm(
     settings: ServerSettings, train: TrainingData | None, hold_out: TrainingData | None
 ) -> tuple[Algorithm, str]:
     """The algorithm with its initial model, and the settings that its tasks carry, as JSON.
 
     Raises:
-        UsageError: a setting is unknown or out of its range.
+        FormatError, UsageError: a setting is unknown or out of its range.
     """
-    name, given = settings.algorithm, dict(settings.algorithm_settings)
+    name, own = settings.algorithm, algorithm_settings(settings)
     spec, arrays = model_spec(settings.model), initial_model(settings.model, settings.run.seed)
     if name == "fedconv":
         from penstock.federated.fedconv.fedconv import FedConv
@@ -83,16 +115,11 @@ def build_algorithm(
         if train is None or hold_out is None:
             raise UsageError("fedconv needs public samples: set public.file")
         public = PublicSet(train, hold_out)
-        profile = _fedconv_profile(given)
-        return FedConv(settings.model, arrays, public, profile, settings.run.seed), "{}"
+        return FedConv(settings.model, arrays, public, own, settings.run.seed), "{}"
     if name == "fedmobile":
         from penstock.federated.fedmobile.fedmobile import FedMobile
-        from penstock.federated.fedmobile.settings import FedMobileSettings
 
-        mobile = FedMobileSettings.from_json(json.dumps(given), "[algorithm]")
-        return _tuned(FedMobile(spec, arrays, mobile), settings, train, hold_out), mobile.to_json()
-    if given:
-        raise UsageError(f"algorithm.{next(iter(given))}: {name} has no settings")
+        return _tuned(FedMobile(spec, arrays, own), settings, train, hold_out), own.to_json()
     kinds: dict[str, type[Algorithm]] = {
         "fedavg": FedAvg,
         "heterofl": HeteroFL,

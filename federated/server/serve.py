@@ -16,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.errors import PenstockError, StorageError, UsageError
+from penstock.federated.report.run_report import report_at_end
+from penstock.federated.report.summary import Summary
 from penstock.federated.server.checkpoint import newest_round
 from penstock.federated.server.outcome import NAME, Outcome, read_outcome
+from penstock.federated.server.preflight import check_folder, check_settings_fit, open_to_others
+from penstock.federated.server.progress import Progress
 from penstock.federated.server.settings import ServerSettings
 from penstock.federated.server.superlink import SuperLink
 
@@ -28,10 +32,11 @@ MOST_PAUSE_S = 60.0
 
 @dataclass(frozen=True)
 class Served:
-    """How it ended, and how often something had to be started again."""
+    """How it ended, how often something had to be started again, and what the report says."""
 
     outcome: Outcome
     restarts: int
+    summary: Summary
 
 
 def serve(
@@ -42,31 +47,45 @@ def serve(
     note: Callable[[str], None],
     on_start: Callable[[SuperLink], None] = lambda link: None,
 ) -> Served:
-    """Run to the end.
+    """Run to the end, however that comes, and leave the report.
 
     Args:
         settings_file: that the run reads again; settings: what was read from it.
+        note: told a line for each round, and about everything out of the ordinary.
         on_start: told when devices can connect.
 
     Raises:
-        UsageError: the folder holds a run and `resume` was not asked for, or another server
-            uses it.
+        UsageError: the folder holds a run and `resume` was not asked for or the settings are not
+            those it began with, another server uses it, the public samples do not fit, or no
+            device may take part. All of these before anything is started.
         PenstockError: SuperLink does not come up, the run ended by an error, or it was started
             again `restarts` times and no round ended.
     """
-    folder = Path(settings.run.folder)
+    folder, own = Path(settings.run.folder), settings.superlink
+    check_settings_fit(settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be made: {error.strerror}") from error
-    if not resume and any(folder.glob("round-*.safetensors")):
-        raise UsageError(f"{folder} holds a run already; go on with it by --resume")
     with only_one(folder / "server.lock"):
-        link = SuperLink(settings.superlink, folder / "flower", note)
-        try:
-            return _watch(link, settings_file, settings, folder, resume, note, on_start)
-        finally:
-            link.stop()
+        check_folder(settings, resume=resume)
+        link = SuperLink(own, folder / "flower", note)
+        if own.insecure and open_to_others(own.host):
+            note(
+                f"superlink.insecure at {own.host}: whoever reaches this address may take part as "
+                "any device, and models travel unencrypted; for a test in a network you trust"
+            )
+        with report_at_end(folder, note) as report:
+            try:
+                outcome, restarts = _watch(
+                    link, settings_file, settings, folder, resume, note, on_start
+                )
+            except (KeyboardInterrupt, SystemExit):
+                note("stopping; resume with --resume")
+                raise
+            finally:
+                link.stop()
+        return Served(outcome, restarts, report.summary)
 
 
 def _watch(
@@ -77,18 +96,21 @@ def _watch(
     resume: bool,
     note: Callable[[str], None],
     on_start: Callable[[SuperLink], None],
-) -> Served:
+) -> tuple[Outcome, int]:
+    """How the run ended, and the restarts."""
     restarts = tries = 0  # in all, and since a round ended
     link.start()
     on_start(link)
+    progress = Progress(folder, settings.run.rounds, note)
     run, attempt = _submit(link, settings_file, folder, resume)
     asked, ended = time.monotonic(), newest_round(folder)
     while True:
         time.sleep(WATCH_S)
         outcome = read_outcome(folder, attempt)
+        progress.look()  # after it: what came before the end is told
         if outcome is not None and not outcome.again:
             outcome.raise_error()
-            return Served(outcome, restarts)
+            return outcome, restarts
         trouble = f"{outcome.error}: {outcome.message}" if outcome is not None else ""
         if not link.alive():
             trouble = "SuperLink died"

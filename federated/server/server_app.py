@@ -17,6 +17,7 @@ from penstock.federated.server.fleet import Fleet
 from penstock.federated.server.grid_fleet import GridFleet
 from penstock.federated.server.keyed_fleet import KeyedFleet
 from penstock.federated.server.outcome import Outcome, write_outcome
+from penstock.federated.server.progress import append_note
 from penstock.federated.server.run import FederatedRun
 from penstock.federated.server.serve import only_one
 from penstock.federated.server.settings import ServerSettings, read_settings
@@ -60,7 +61,7 @@ def run_on_grid(
         settings = read_settings(settings_file)
         # After a crash of SuperLink the process of the run before may still be about to end.
         with only_one(folder / "run.lock", wait_s=60.0):
-            run = build_run(settings, _fleet(grid, settings), say)
+            run = build_run(settings, _fleet(grid, settings), lambda text: tell(folder, text))
             if resume:
                 run.resume()
             else:
@@ -81,9 +82,10 @@ def _fleet(grid: Grid, settings: ServerSettings) -> Fleet:
     return KeyedFleet(fleet, lambda: {node.node_id: node.public_key for node in grid.get_nodes()})
 
 
-def say(text: str) -> None:
-    """Into the log."""
+def tell(folder: Path, text: str) -> None:
+    """Into Flower's log, and to whoever watches over the run."""
     print(f"penstock: {text}", flush=True)
+    append_note(folder, text)
 
 
 def _tell(folder: Path, attempt: str, run: FederatedRun | None, error: Exception | None) -> None:
@@ -97,7 +99,7 @@ def _tell(folder: Path, attempt: str, run: FederatedRun | None, error: Exception
     try:
         write_outcome(folder, outcome)
     except StorageError as full:  # the disk is full: the log has to do
-        say(f"{outcome.error}: {outcome.message}; and {full}")
+        tell(folder, f"{outcome.error}: {outcome.message}; and {full}")
 
 
 app = server_app()

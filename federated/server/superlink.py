@@ -65,13 +65,17 @@ class SuperLink:
         """Start it and wait until it answers; register devices' keys.
 
         Raises:
+            UsageError: no device may take part, or another server answers at the address.
             StorageError: the folder cannot be written.
             PenstockError: it did not come up; with the end of its log.
         """
+        if not self.settings.insecure and not self._wanted_keys():
+            raise UsageError(self._nobody())
         if self._answers():
             raise UsageError(
                 f"another server answers at {self.address}; end it, or set superlink.port"
             )
+        self.note("starting SuperLink…")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._mend_database()
@@ -228,6 +232,19 @@ class SuperLink:
             except OSError as error:
                 raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
         return wanted
+
+    def _nobody(self) -> str:
+        folder = self.settings.node_keys
+        if not folder:
+            lack = "superlink.node_keys is not set"
+        elif not Path(folder).is_dir():
+            lack = f"superlink.node_keys: {folder} is not there"
+        else:
+            lack = f"superlink.node_keys: {folder} holds no *.pub"
+        return (
+            f"{lack}, so that no device may take part: put each device's public key into that "
+            "folder as NAME.pub; `penstock federated client --key` on the device prints it"
+        )
 
     def _known_keys(self) -> dict[str, str] | None:
         """Digest and file of each key that SuperLink's database lets in; None: nobody knows."""

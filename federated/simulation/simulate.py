@@ -20,6 +20,7 @@ from penstock.federated.fedmobile.fedmobile import FedMobile
 from penstock.federated.report.records import RoundRecord
 from penstock.federated.report.run_report import report_at_end
 from penstock.federated.server.build import build_run, score_on
+from penstock.federated.server.preflight import check_folder, check_settings_fit
 from penstock.federated.server.run import FederatedRun, GlobalScore, ScoreGlobal
 from penstock.federated.server.settings import ServerSettings
 from penstock.federated.simulation.partition import partition
@@ -56,6 +57,10 @@ def simulate(
         PenstockError: the data, the settings or the folder do not fit; see `FederatedRun`.
     """
     _check(server)
+    if simulation.test:  # its samples measure, so the public file needs no test part
+        server = replace(server, public=replace(server.public, test=0.0))
+    check_settings_fit(server)
+    check_folder(server, resume=resume)
     with (
         report_at_end(Path(server.run.folder), note),
         tempfile.TemporaryDirectory(prefix="penstock-simulation-") as scratch,
@@ -65,10 +70,9 @@ def simulate(
             f"{shards.devices} virtual devices with {len(shards.labels)} samples, "
             f"{simulation.partition}; {len(test)} samples measure the global model"
         )
+        note("Starting Ray…")
         plan = VirtualPlan(scratch, server.run.seed, memory_bytes=simulation.memory_bytes)
         with RayFleet(shards, plan, simulation.processes) as fleet:
-            if len(test):  # they measure, so the public file needs no test part
-                server = replace(server, public=replace(server.public, test=0.0))
             run = build_run(server, fleet, note)
             if isinstance(run.algorithm, FedMobile):
                 fleet.teacher = run.algorithm.teacher

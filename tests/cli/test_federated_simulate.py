@@ -60,6 +60,23 @@ def test_data_that_does_not_fit_the_model(cli: Cli, config: Path) -> None:
     assert "label 2" in result.json["error"]["message"]
 
 
+def test_a_page_that_cannot_be_written_is_found_before_the_work(cli: Cli, config: Path) -> None:
+    page = config.parent / "no" / "run.html"
+    result = cli("federated", "simulate", "--config", config, "--html", page)
+    assert result.code == 1 and "run.html: cannot be written" in result.err
+    assert "virtual devices" not in result.err and not (config.parent / "run").exists()
+
+
+def test_another_run_s_folder_stays_as_it_is(cli: Cli, config: Path) -> None:
+    folder = config.parent / "run"
+    folder.mkdir()
+    (folder / "round-000001.safetensors").write_bytes(b"")
+    (folder / "rounds.jsonl").write_text("")
+    result = cli("federated", "simulate", "--config", config)
+    assert result.code == 2 and "holds a run already" in result.err
+    assert "Ray" not in result.err and len(list(folder.iterdir())) == 2
+
+
 def test_a_missing_file_is_named(cli: Cli, config: Path) -> None:
     (config.parent / "windows.npz").unlink()
     result = cli("federated", "simulate", "--config", config)

@@ -95,6 +95,13 @@ def test_unknown_settings_of_an_algorithm_are_refused(
     assert words in str(raised.value)
 
 
+def test_a_missing_public_file_is_of_the_settings_and_not_tried_again(tmp_path: Path) -> None:
+    settings = read_settings(write(tmp_path, 'name = "fedavg"', full=1.0))
+    (tmp_path / "public.npz").unlink()
+    with pytest.raises(UsageError, match=r"public\.file: .*cannot be read"):
+        build_run(settings, fleet_of(2))
+
+
 def test_the_initial_model_depends_on_the_seed_only() -> None:
     import torch
 

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from penstock.errors import FormatError, PenstockError, StorageError, UsageError
+from penstock.federated.report.records import JOURNAL, RoundRecord, append_record
 from penstock.federated.server import serve as serve_module
+from penstock.federated.server.checkpoint import Checkpoint, write_checkpoint
 from penstock.federated.server.outcome import Outcome, read_outcome, write_outcome
+from penstock.federated.server.progress import append_note
 from penstock.federated.server.serve import only_one, serve
 from penstock.federated.server.settings import ServerSettings, read_settings
 
@@ -71,6 +74,9 @@ class PlayedLink:
 
 def ends(error: str = "", message: str = "") -> Callable[[PlayedLink, str], None]:
     def act(link: PlayedLink, attempt: str) -> None:
+        if not error:
+            append_note(link.folder, "1 of 2 devices are ready; waiting")
+            append_record(link.folder / JOURNAL, RoundRecord("ab", 5, 0, "fedavg", ("d",)))
         write_outcome(link.folder, Outcome(attempt, "ab", 5, error, message))
 
     return act
@@ -119,7 +125,10 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
 
 def test_a_run_that_ends_well(play: Callable[..., Any]) -> None:
     served, notes = play(ends())
-    assert served.outcome.rounds == 5 and served.restarts == 0 and notes == []
+    assert served.outcome.rounds == 5 and served.restarts == 0
+    assert notes[0] == "1 of 2 devices are ready; waiting"
+    assert len(notes) == 2 and notes[1].startswith("round 5 of 10: 1 of 0 devices counted")
+    assert served.summary.rounds[-1].round_number == 5
     assert PlayedLink.made.submitted == [False]
     assert not PlayedLink.made.running
 
@@ -206,8 +215,10 @@ def test_an_outcome_of_another_try_is_not_taken_for_this_one(
 
 
 def test_a_folder_with_a_run_needs_resume(play: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "round-000001.safetensors").write_bytes(b"")
+    model = read_settings(tmp_path / "server.toml").model.to_json()
+    write_checkpoint(tmp_path / "run", Checkpoint("ab", 1, "fedavg", model, 1))
     with pytest.raises(UsageError, match="--resume"):
         play(ends())
     served, _ = play(ends(), resume=True)

@@ -37,6 +37,19 @@ def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
         link(tmp_path, SuperLinkSettings())
 
 
+def test_without_a_key_nothing_is_started(tmp_path: Path) -> None:
+    mine = secured(tmp_path)
+    for lack in ("holds no \\*.pub", "is not there"):
+        with pytest.raises(UsageError, match=f"keys {lack}.*`penstock federated client --key`"):
+            mine.start()
+        if (tmp_path / "keys").exists():
+            (tmp_path / "keys").rmdir()
+    mine.settings = replace(mine.settings, node_keys="")
+    with pytest.raises(UsageError, match="node_keys is not set"):
+        mine.start()
+    assert mine.process is None and not any(mine.folder.iterdir())
+
+
 def secured(folder: Path, notes: list[str] | None = None) -> SuperLink:
     """With keys, a database, and files in the place of certificates."""
     paths = {name: folder / f"{name}.pem" for name in ("certificate", "key", "authority")}
