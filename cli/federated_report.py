@@ -52,6 +52,9 @@ def report(
 
 def show_summary(summary: Summary) -> None:
     """A run, for people."""
+    from penstock.federated.report.page import widths
+    from penstock.federated.report.plots import most
+
     rounds = summary.rounds
     where = {"server": "the server's test data", "devices": "the devices' data", "": "nothing"}
     facts = [
@@ -92,6 +95,24 @@ def show_summary(summary: Summary) -> None:
     print_table(
         [*columns, ">server s"],
         [(*row, f"{r.server_seconds:.2f}") for row, r in zip(rows, rounds[-LAST:], strict=True)],
+        title=f"last {LAST} of {len(rounds)} rounds" if len(rounds) > LAST else None,
+    )
+    shown, cut = most(summary.devices)
+    print_table(
+        ["device", ">width", ">counted", ">without", ">down", ">up", ">seconds"],
+        [
+            (
+                d.device,
+                widths(d),
+                str(d.counted),
+                str(d.refused),
+                size(d.bytes_down),
+                size(d.bytes_up),
+                f"{d.seconds:.1f}",
+            )
+            for d in shown
+        ],
+        title=cut or None,
     )
 
 

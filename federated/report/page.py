@@ -75,6 +75,11 @@ def page(summary: Summary) -> str:
     )
 
 
+def widths(device: DeviceSummary) -> str:
+    """The widths that a device trained, for people."""
+    return ", ".join(f"{ratio:g}" for ratio in device.ratios) or "–"
+
+
 def _facts(s: Summary) -> str:
     where = {"server": "on the server's test data", "devices": "on the devices' own data"}
     count = len(s.rounds)
@@ -119,6 +124,7 @@ def _device_table(devices: Sequence[DeviceSummary]) -> str:
             str(d.counted),
             str(d.refused),
             _share(d.participation),
+            widths(d),
             _bytes(d.bytes_down),
             _bytes(d.bytes_up),
             f"{d.seconds:.1f}",
@@ -126,7 +132,10 @@ def _device_table(devices: Sequence[DeviceSummary]) -> str:
         )
         for d in shown
     ]
-    head = ("device", "counted", "without update", "participation", "down", "up", "seconds", "peak")
+    head = (
+        "device", "counted", "without update", "participation", "width", "down", "up", "seconds",
+        "peak",
+    )  # fmt: skip
     return f"<h2>Devices</h2>{f'<p>{escape(note)}</p>' if note else ''}" + _table(head, rows)
 
 

@@ -43,6 +43,7 @@ class RoundRecord:
         server_seconds: of the round without waiting for devices; device_seconds: of training.
         device_peak_bytes: device to most resident memory of its process.
         epsilon: spent by differential privacy up to this round; -1: none is used.
+        ratios: device to the width that it was asked to train; empty in older journals.
         figures: of the algorithm, by name. `chunk_macro_f1/3` is the global model's macro-F1 on
             the test data of chunk 3, from which forgetting is computed.
     """
@@ -64,6 +65,7 @@ class RoundRecord:
     server_seconds: float = 0.0
     device_seconds: dict[str, float] = field(default_factory=dict)
     device_peak_bytes: dict[str, int] = field(default_factory=dict)
+    ratios: dict[str, float] = field(default_factory=dict)
     epsilon: float = -1.0
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -91,6 +93,7 @@ class RoundRecord:
             raise FormatError(f"{source}: is a {type(found).__name__}, expected an object")
         if found.pop("format", None) != FORMAT:
             raise FormatError(f"{source}: not a round of format {FORMAT}, which is what is known")
+        found.setdefault("ratios", {})  # came after the first journals were written
         known = {entry.name: str(entry.type) for entry in fields(cls)}
         for name in [*(n for n in known if n not in found), *(n for n in found if n not in known)]:
             raise FormatError(

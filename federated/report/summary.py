@@ -52,6 +52,7 @@ class DeviceSummary:
         device: its identity.
         counted: rounds in which its update was counted; refused: in which it was asked and gave
             none; participation: counted as a share of all rounds.
+        ratios: widths that it was asked to train, each once, the last at the end.
         bytes_down, bytes_up: of all rounds.
         seconds: of training in all rounds; peak_bytes: of memory, None: it never said.
         reasons: why it gave none, to how often.
@@ -61,6 +62,7 @@ class DeviceSummary:
     counted: int
     refused: int
     participation: float
+    ratios: tuple[float, ...]
     bytes_down: int
     bytes_up: int
     seconds: float
@@ -243,12 +245,17 @@ def _devices(records: Sequence[RoundRecord]) -> tuple[DeviceSummary, ...]:
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
     reasons: dict[str, Counter[str]] = {}
+    ratios: dict[str, dict[float, None]] = {}  # in the order in which each came last
     for record in records:
         counted.update(record.devices)
         down.update(record.bytes_down)
         up.update(record.bytes_up)
         for device, reason in record.refused.items():
             reasons.setdefault(device, Counter())[reason] += 1
+        for device, ratio in record.ratios.items():
+            held = ratios.setdefault(device, {})
+            held.pop(ratio, None)
+            held[ratio] = None
         for device, spent in record.device_seconds.items():
             seconds[device] = seconds.get(device, 0.0) + spent
         for device, peak in record.device_peak_bytes.items():
@@ -260,6 +267,7 @@ def _devices(records: Sequence[RoundRecord]) -> tuple[DeviceSummary, ...]:
             counted=counted[device],
             refused=sum(reasons.get(device, {}).values()),
             participation=counted[device] / len(records),
+            ratios=tuple(ratios.get(device, ())),
             bytes_down=down[device],
             bytes_up=up[device],
             seconds=seconds.get(device, 0.0),

@@ -18,6 +18,7 @@ def folder(tmp_path: Path) -> Path:
             RoundRecord(
                 "c" * 16, number, 0, "heterofl", ("d1",), {"d2": "late"}, loss=0.5,
                 global_accuracy=0.25 * number, global_macro_f1=0.2, bytes_up={"d1": 2048},
+                ratios={"d1": 1.0 if number == 1 else 0.625, "d2": 0.5},
             ),
         )  # fmt: skip
     return tmp_path
@@ -27,6 +28,14 @@ def test_tables_for_people(cli: Cli, folder: Path) -> None:
     result = cli("federated", "report", folder)
     assert result.code == 0
     assert "heterofl, 3 rounds" in result.out and "75.0 %" in result.out
+    assert "1, 0.625" in result.out and "last 10" not in result.out
+
+
+def test_a_table_that_was_cut_says_so(cli: Cli, tmp_path: Path) -> None:
+    for number in range(1, 26):
+        append_record(tmp_path / JOURNAL, RoundRecord("c" * 16, number, 0, "fedavg", ("d1",)))
+    result = cli("federated", "report", tmp_path)
+    assert result.code == 0 and "last 10 of 25 rounds" in result.out
 
 
 def test_json_for_machines_and_a_page_beside_it(cli: Cli, folder: Path) -> None:
@@ -35,7 +44,8 @@ def test_json_for_machines_and_a_page_beside_it(cli: Cli, folder: Path) -> None:
     assert result.code == 0
     assert result.json["final_accuracy"] == 0.75
     assert result.json["devices"][1]["reasons"] == {"late": 3}
-    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert [device["ratios"] for device in result.json["devices"]] == [[1.0, 0.625], [0.5]]
+    assert page.read_text().startswith("<!DOCTYPE html>") and "1, 0.625" in page.read_text()
 
 
 def test_a_torn_line_is_noted_and_a_damaged_one_refused(cli: Cli, folder: Path) -> None:

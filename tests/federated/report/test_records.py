@@ -118,6 +118,14 @@ def test_a_full_device_leaves_the_journal_as_it_was(
     assert path.read_bytes() == FULL.to_json().encode() + b"\n"
 
 
+def test_a_journal_from_before_widths_were_kept_is_read(tmp_path: Path) -> None:
+    line = json.loads(record(1, ratios={"d1": 0.5}).to_json())
+    assert line.pop("ratios") == {"d1": 0.5}
+    path = tmp_path / "rounds.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    assert read_records(path) == (record(1),)
+
+
 def test_no_journal_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="give the folder of a federated run"):
         read_records(tmp_path / "none")

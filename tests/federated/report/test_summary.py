@@ -58,6 +58,7 @@ def test_devices_are_counted_over_all_rounds() -> None:
                 bytes_up={"a": 7},
                 device_seconds={"a": 1.0},
                 device_peak_bytes={"a": 100},
+                ratios={"a": 1.0, "b": 0.5},
             ),
             record(
                 2,
@@ -65,6 +66,7 @@ def test_devices_are_counted_over_all_rounds() -> None:
                 bytes_up={"a": 7, "b": 3},
                 device_seconds={"a": 0.5, "b": 2.0},
                 device_peak_bytes={"a": 90, "b": 0},
+                ratios={"a": 0.75, "b": 0.5},
             ),
         ]
     )
@@ -72,6 +74,7 @@ def test_devices_are_counted_over_all_rounds() -> None:
     assert (a.counted, a.refused, a.participation, a.seconds, a.peak_bytes) == (2, 0, 1.0, 1.5, 100)
     assert (b.counted, b.refused, b.participation, b.reasons) == (1, 1, 0.5, {"late": 1})
     assert b.peak_bytes is None
+    assert (a.ratios, b.ratios) == ((1.0, 0.75), (0.5,))
     assert (summary.bytes_down, summary.bytes_up) == (35, 17)
 
 
