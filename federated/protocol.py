@@ -1,11 +1,15 @@
 """What server and device say to each other: three messages, each a flat record of plain values.
 
-    query     server -> device: nothing             device -> server: `Capabilities`
+    query     server -> device: `Notice` or nothing device -> server: `Capabilities`
     train     server -> device: `TrainTask` + arrays device -> server: `TrainResult` + arrays
     evaluate  server -> device: `TrainTask` + arrays device -> server: `TrainResult`
 
 Flower carries them: arrays as one npz in an ArrayRecord named "arrays", the rest in a ConfigRecord
-named "message". A record names its protocol; another version is refused by both sides.
+named "message". A record names its protocol; another version is refused by both sides, which say
+where to update. Within a version a record may gain fields: each has a default, which stands for
+"not said", and who does not know it passes it over. So a newer server goes on with older devices.
+What cannot be passed over makes another version. `Notice` came so: an older device does not read
+it, an older server sends none, and one that has nothing to say sends none either.
 """
 
 from __future__ import annotations
@@ -48,20 +52,22 @@ class Record:
         """Back from what came over the network.
 
         Raises:
-            RefusedUpdateError: another protocol, a field that is missing or foreign or of another
-                type, a number that is not finite or out of its range, a text beyond 64 KiB, a name
-            beyond 64 letters.
+            RefusedUpdateError: another protocol, a field that is missing or of another type, a
+                number that is not finite or out of its range, a text beyond 64 KiB, a name beyond
+                64 letters. Fields that are not known are passed over.
         """
         version = record.get("protocol")
-        if type(version) is not int or version != PROTOCOL:
+        if type(version) is not int:
+            raise RefusedUpdateError(f"{source} names no protocol: not a message of Penstock")
+        if version != PROTOCOL:
+            older = "this side" if version > PROTOCOL else source
+            seen = version if abs(version) <= MOST_INTEGER else "beyond 64 bits"
             raise RefusedUpdateError(
-                f"{source} speaks protocol {version!r}, this Penstock speaks {PROTOCOL}; "
-                "install the same version on the server and on the devices"
+                f"{source} speaks protocol {seen}, this Penstock speaks {PROTOCOL}: "
+                f"{older} is the older one; install the newer Penstock there "
+                "(pip install --upgrade penstock)"
             )
         known = {entry.name: entry for entry in fields(cls)}
-        foreign = sorted(str(name) for name in set(record) - set(known) - {"protocol"})
-        if foreign:
-            raise RefusedUpdateError(f"{source}: {cls.__name__} has no field {foreign[0][:80]!r}")
         values: dict[str, Any] = {}
         for name, entry in known.items():
             if name not in record:
@@ -94,6 +100,19 @@ class Record:
                 )
             values[name] = value
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Notice(Record):
+    """What a query tells the device of its standing with the server, which only the server knows.
+
+    Attributes:
+        left_out: why it was given no task at the last chance; empty: it was not left out.
+        refused: why its last update was not counted; empty: it was, or there was none.
+    """
+
+    left_out: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True)

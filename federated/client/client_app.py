@@ -16,7 +16,7 @@ from penstock.federated.arrays import Arrays
 from penstock.federated.client.participant import Participant
 from penstock.federated.flower_content import from_content, to_content
 from penstock.federated.flower_env import no_calls_home
-from penstock.federated.protocol import TrainResult, TrainTask
+from penstock.federated.protocol import Notice, TrainResult, TrainTask
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -39,7 +39,8 @@ def client_app(participant: Callable[[], Participant]) -> ClientApp:
     @app.query()
     def query(message: Message, context: Context) -> Message:
         del context
-        return Message(to_content(participant().capabilities(), None), reply_to=message)
+        said = participant().capabilities(_notice(message))
+        return Message(to_content(said, None), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -47,6 +48,7 @@ def client_app(participant: Callable[[], Participant]) -> ClientApp:
         device = participant()
         task = _task(message, device.device)
         if isinstance(task, TrainResult):
+            device.cannot(task.refused)
             return Message(to_content(task, None), reply_to=message)
         result, arrays = device.train(*task, asked_at=message.metadata.created_at)
         return Message(to_content(result, arrays), reply_to=message)
@@ -60,6 +62,14 @@ def client_app(participant: Callable[[], Participant]) -> ClientApp:
         return Message(to_content(result, None), reply_to=message)
 
     return app
+
+
+def _notice(message: Message) -> Notice | None:
+    """What the server says with a query; None where it has nothing to say that can be read."""
+    try:
+        return Notice.from_record(from_content(message.content, "the server")[0], "the server")
+    except (PenstockError, ValueError):
+        return None
 
 
 def _task(message: Message, device: str) -> tuple[TrainTask, Arrays] | TrainResult:

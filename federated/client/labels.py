@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from penstock.errors import FormatError
 from penstock.federated.models.registry import MOST_CLASSES
 from penstock.federated.training.data import UNLABELLED
+
+NONE = ("", "nan", "<na>")  # an empty cell, and how pandas writes one
+WHOLE = re.compile(r"\.0*$")  # of 1.0
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,19 @@ class LabelCodes:
         return value
 
     def from_text(self, text: str, where: str) -> int:
-        """A class's name or number; empty is no label.
+        """A class's name or number, also as pandas writes numbers beside empty cells (1.0); empty
+        or NaN is no label.
 
         Raises:
             FormatError: not known.
         """
         text = text.strip()
-        if not text:
-            return UNLABELLED
         if text in self.names:
             return self.names.index(text)
+        if text.casefold() in NONE:
+            return UNLABELLED
         try:
-            number = int(text)
+            number = int(WHOLE.sub("", text))
         except ValueError:
             known = (
                 f"one of {', '.join(self.names)}" if self.names else "a number, or --label-names"

@@ -16,7 +16,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import penstock
@@ -31,9 +32,10 @@ from penstock.federated.client.answers import (
 from penstock.federated.client.chunks import exemplars_per_class, open_chunk
 from penstock.federated.client.memory import MemoryGuard
 from penstock.federated.client.rounds import GLOBAL, TEACHER, StoredModel
+from penstock.federated.client.standing import Standings
 from penstock.federated.client.store import Store
 from penstock.federated.models.registry import ModelOptions, model_spec
-from penstock.federated.protocol import MOST_BYTES, Capabilities, TrainResult, TrainTask
+from penstock.federated.protocol import MOST_BYTES, Capabilities, Notice, TrainResult, TrainTask
 from penstock.federated.submodels import check_ratio
 from penstock.federated.training.trainer import Trainer, check_task, never
 
@@ -78,6 +80,10 @@ class Readiness:
     on_power: bool = True
 
 
+class _NotNow(RefusedUpdateError):
+    """A refusal that says nothing of the device's standing: the next round may find it ready."""
+
+
 class Participant:
     """One device of a federation. Not for two threads at once.
 
@@ -104,13 +110,20 @@ class Participant:
         self._readiness = readiness
         self._should_stop = should_stop
         self._trainer: Trainer | None = None
+        self._standings = Standings(store.database)
 
-    def capabilities(self) -> Capabilities:
-        """What this device can do, and whether it takes part now."""
+    def capabilities(self, notice: Notice | None = None) -> Capabilities:
+        """What this device can do, and whether it takes part now.
+
+        Args:
+            notice: that came with the query; None: there is nothing to say.
+        """
         now, counts = self._readiness(), self.store.counts()
         reason = now.reason
         if not reason and not counts.labelled and not counts.unlabelled:
             reason = "there is no window for this time chunk: penstock federated ingest adds some"
+        with _kept():
+            self._standings.after_query(reason, notice)
         return Capabilities(
             device=self.device,
             version=penstock.__version__,
@@ -152,9 +165,19 @@ class Participant:
         except StorageError:
             raise  # no refusal of the round: it is trained when there is room
         except (PenstockError, MemoryError, RuntimeError, ArithmeticError) as error:
-            return self._refuse(task, asked, error), None
+            result = self._refuse(task, asked, error)
+            if not isinstance(error, _NotNow):
+                self.cannot(result.refused)
+            return result, None
+        with _kept():
+            self._standings.after_task()
         self.store.rounds.save_answer("train", asked, result, trained)
         return result, trained
+
+    def cannot(self, reason: str) -> None:
+        """Note for the status that a task could not be done."""
+        with _kept():
+            self._standings.after_task(reason)
 
     def evaluate(self, task: TrainTask, arrays: Arrays) -> TrainResult:
         """How these arrays do on the labelled windows of the open chunk.
@@ -184,7 +207,7 @@ class Participant:
     ) -> tuple[TrainResult, Arrays]:
         reason = self._readiness().reason
         if reason:
-            raise RefusedUpdateError(f"not now: {reason}")
+            raise _NotNow(f"not now: {reason}")
         options = self._check(task, arrays)
         open_chunk(self.store, task, self._warm, self._data_bytes())
         self._keep(task, arrays)
@@ -218,7 +241,7 @@ class Participant:
                 f"is {self.limits.memory_bytes:,}: raise `memory`, or lower `most_ratio`"
             )
         if trained.stopped and self._should_stop():
-            raise RefusedUpdateError("the device was asked to stop while it trained")
+            raise _NotNow("the device was asked to stop while it trained")
         if not trained.steps:
             raise RefusedUpdateError(
                 f"the time, {task.seconds:g} s, was over before the first step of training"
@@ -300,6 +323,15 @@ class Participant:
         except PenstockError as full:  # the refusal may be because of a full disk
             LOG.error("the refusal could not be kept: %s", full)
         return result
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """What is noted for the status may be lost to a full disk; the answer is not lost with it."""
+    try:
+        yield
+    except StorageError as full:
+        LOG.error("the device's standing could not be kept: %s", full)
 
 
 def _question(task: TrainTask, arrays: Arrays) -> str:

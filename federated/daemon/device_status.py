@@ -9,7 +9,7 @@ from penstock.federated.daemon.status import read_status
 
 
 def device_status(config: DeviceConfig) -> dict[str, Any]:
-    """Facts by name; "running" and "phase" are always there.
+    """Facts by name; "running" and "phase" are always there, "standing" where there is a store.
 
     Raises:
         PenstockError: the status or the store cannot be read.
@@ -24,12 +24,14 @@ def device_status(config: DeviceConfig) -> dict[str, Any]:
 
 def _stored(config: DeviceConfig) -> dict[str, Any]:
     from penstock.federated.client.journal import Journal
+    from penstock.federated.client.standing import Standings
     from penstock.federated.client.store import Store
 
     with Store.open(config.store) as store:
         counts, last = store.counts(), store.rounds.last_answer()
         journal = Journal(store.database)
         found: dict[str, Any] = {
+            **Standings(store.database).now().facts,
             "chunk": counts.chunk,
             "labelled": counts.labelled,
             "unlabelled": counts.unlabelled,

@@ -1,4 +1,4 @@
-"""The local health endpoint: GET /health says 200 or 503, GET /status says everything as JSON."""
+"""The local health endpoint: GET /health says 200 or 503 and why, GET /status all as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from penstock.errors import UsageError
 
 HOST = "127.0.0.1"
+SAID = ("reason", "standing", "standing_reason", "standing_since")
 REQUEST_S = 5.0  # for a client that connects and says nothing
 
 
@@ -52,7 +53,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         facts = self.say()
         if self.path == "/health":
             well = bool(facts.get("healthy"))
-            self._send(200 if well else 503, {"healthy": well, "phase": facts.get("phase")})
+            said = {name: facts[name] for name in SAID if facts.get(name)}
+            self._send(200 if well else 503, {"healthy": well, "phase": facts.get("phase")} | said)
         elif self.path == "/status":
             self._send(200, facts)
         else:

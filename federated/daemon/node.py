@@ -19,6 +19,7 @@ from pathlib import Path
 from penstock.errors import PenstockError, StorageError
 from penstock.federated.client.journal import Journal
 from penstock.federated.client.memory import resident_bytes
+from penstock.federated.client.standing import Standings
 from penstock.federated.client.store import Store
 from penstock.federated.daemon.config import DeviceConfig, load_config
 from penstock.federated.daemon.exit_codes import LEFT, MISCONFIGURED, REOPEN, UNLOAD
@@ -70,7 +71,7 @@ class Node:
         from penstock.federated.daemon.work import Worker
 
         self._config, self._identity, self._stop, self._report = config, identity, stop, report
-        self._store = store
+        self._store, self._standings = store, Standings(store.database)
         link, training = config.superlink, config.training
         self._fleet = Fleet(
             link.address,
@@ -164,7 +165,13 @@ class Node:
         daemon = self._config.daemon
         quiet = time.monotonic() - last_work - BUSY_S
         grown = daemon.poll_busy_s + max(0.0, quiet) * 0.1
-        self._report.beat("waiting", message="", reason="", resident=resident_bytes() >> 20)
+        self._report.beat(
+            "waiting",
+            message="",
+            reason="",
+            resident=resident_bytes() >> 20,
+            **self._standings.now().facts,
+        )
         self._stop.wait(min(max(daemon.poll_busy_s, grown), daemon.poll_idle_s))
 
     def _is_to_unload(self, last_work: float) -> bool:

@@ -14,6 +14,7 @@ from penstock.federated.daemon.lock import DAEMON_LOCK, holder
 
 STATUS = "status.json"
 HEALTHY = ("running", "waiting", "receiving", "query", "loading", "training", "evaluate", "sending")
+STANDS_OUT = ("sits out", "refused")  # its work does not count; see client/standing.py
 
 
 class StatusBoard:
@@ -56,9 +57,10 @@ class StatusBoard:
         """All of it."""
         with self._lock:
             silent = time.monotonic() - self._heard
+            well = self._facts.get("phase") in HEALTHY and silent < self._silent_s
             return self._facts | {
                 "silent_s": round(silent, 1),
-                "healthy": self._facts.get("phase") in HEALTHY and silent < self._silent_s,
+                "healthy": well and self._facts.get("standing") not in STANDS_OUT,
             }
 
     def _write(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from penstock.errors import PenstockError, RefusedUpdateError
 from penstock.federated.arrays import Arrays
 from penstock.federated.flower_content import from_content, to_content
-from penstock.federated.protocol import Capabilities, Record, TrainResult
+from penstock.federated.protocol import Capabilities, Notice, Record, TrainResult
 from penstock.federated.server.fleet import Answer, Kind, Node, Request
 from penstock.federated.server.pulling import Reply, replies_of
 
@@ -56,7 +56,12 @@ class GridFleet:
         self.grid, self.query_s, self.clock = grid, query_s, clock
         self._replies = replies_of(grid)
         self._silent: set[Node] = set()
+        self._notices: Mapping[Node, Notice] = {}
         self._open: dict[str, tuple[Node, float]] = {}  # queries without an answer, asked when
+
+    def tell(self, notices: Mapping[Node, Notice]) -> None:
+        """See `notices.Telling`."""
+        self._notices = dict(notices)
 
     def query(self) -> Sequence[tuple[Node, Capabilities | PenstockError]]:
         """Every node that is online and answers."""
@@ -68,7 +73,7 @@ class GridFleet:
             del self._open[name]
         # A node that is busy answers every query it got before it turns to its task.
         asked = {node for node, at in self._open.values() if now - at < self.query_s}
-        content = {node: to_content(None, None) for node in nodes if node not in asked}
+        content = {n: to_content(self._notices.get(n), None) for n in nodes if n not in asked}
         awaited = set(nodes) - self._silent or set(nodes)
         waiting = {name: node for name, (node, _) in self._open.items()}
         replies = self._exchange(content, "query", self.query_s, "handshake", awaited, waiting)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from penstock.errors import PenstockError, RefusedUpdateError
 from penstock.federated.device_name import device_name
-from penstock.federated.protocol import Capabilities
+from penstock.federated.protocol import Capabilities, Notice
 from penstock.federated.server.fleet import Answer, Fleet, Kind, Node, Request
+from penstock.federated.server.notices import Telling
 
 
 class KeyedFleet:
@@ -33,6 +34,11 @@ class KeyedFleet:
         if any(node not in self._names for node, _ in answers):
             self._names |= {node: name_of_pem(key) for node, key in self.keys().items()}
         return [(node, self._checked(node, answer)) for node, answer in answers]
+
+    def tell(self, notices: Mapping[Node, Notice]) -> None:
+        """See `notices.Telling`."""
+        if isinstance(self.fleet, Telling):
+            self.fleet.tell(notices)
 
     def exchange(
         self, requests: Mapping[Node, Request], deadline_s: float, kind: Kind = "train"

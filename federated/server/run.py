@@ -32,6 +32,7 @@ from penstock.federated.server.acceptance import Asked, accept, check_result
 from penstock.federated.server.assignment import Member, assign_ratios, select, sort_out
 from penstock.federated.server.checkpoint import Checkpoint, read_newest, write_checkpoint
 from penstock.federated.server.fleet import Answer, Fleet, Node
+from penstock.federated.server.notices import Notices
 from penstock.federated.server.privacy import Ledger, private_mean
 from penstock.federated.server.settings import DeviceSettings, TrainingSettings
 
@@ -110,6 +111,7 @@ class FederatedRun:
         self.ratios: dict[str, float] = {}
         self.seen: dict[str, int] = {}  # device to the last round that it was ready for
         self.records: list[RoundRecord] = []
+        self._notices = Notices()
 
     def begin(self) -> None:
         """Start a new run in an empty folder; its initial model is the first checkpoint.
@@ -199,6 +201,7 @@ class FederatedRun:
         waited = time.monotonic() - waited
 
         taken, refused = accept(asked, answers, self.algorithm, self.plan.devices.deadline_s)
+        self._notices.after_round(asked, answers, refused)
         if self.ledger is None:
             self.algorithm.end_round([update for update, _ in taken])
         else:
@@ -266,7 +269,10 @@ class FederatedRun:
         until = time.monotonic() + wait_s
         told = False
         while True:
-            members, out = sort_out(self.fleet.query(), self.plan.model)
+            self._notices.give(self.fleet)
+            answers = self.fleet.query()
+            members, out = sort_out(answers, self.plan.model)
+            self._notices.after_query(answers, out)
             if len(members) >= least:
                 return members, out
             if time.monotonic() >= until:

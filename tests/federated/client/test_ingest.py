@@ -108,6 +108,16 @@ def test_rows_fold_into_a_shape(tmp_path: Path) -> None:
         assert store.training_data().inputs.tolist() == [[[1, 2], [3, 4]]]
 
 
+def test_labels_as_pandas_writes_them_beside_empty_cells(tmp_path: Path) -> None:
+    rows = "1,1.0\n2,\n3,NaN\n4,0.\n5,-1.0\n6,2\n"
+    with Store.open(tmp_path / "s.db") as store:
+        ingest(store, put(tmp_path / "t.csv", "a,label\n" + rows))
+        assert sorted(store.training_data().labels.tolist()) == [-1, -1, -1, 0, 1, 2]
+        named = put(tmp_path / "n.csv", "a,label\n7,nan\n")
+        ingest(store, named, label_names=("walk", "sit", "nan"))
+        assert store.counts().labelled == 4, "what is a class's name is no empty label"
+
+
 # ---------------------------------------------------------------- what does not
 
 
@@ -127,6 +137,9 @@ def test_rows_fold_into_a_shape(tmp_path: Path) -> None:
         ("a,b\n1,1e39\n", "finite"),
         ("a,label\n1,run\n", "line 2, column label is 'run'.*--label-names"),
         ("a,label\n1,-7\n", "is -7, expected a class"),
+        ("a,label\n1,1.5\n", "line 2, column label is '1.5'"),
+        ("a,label\n1,.\n", "line 2, column label is '.'"),
+        ("a,label\n1,inf\n", "line 2, column label is 'inf'"),
         ('a,b\n1,"2\n', "not a CSV file|columns"),
         ("a,b\n1,\x00\n", "CSV|finite"),
     ],

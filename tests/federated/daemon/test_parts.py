@@ -209,6 +209,10 @@ def test_status_is_written_when_the_phase_changes(tmp_path: Path) -> None:
     assert board.facts()["healthy"]
     time.sleep(0.3)
     assert not board.facts()["healthy"], "it fell silent"
+    board.heard(phase="waiting", standing="sits out")
+    assert not board.facts()["healthy"], "its work does not count"
+    board.heard(standing="not now")
+    assert board.facts()["healthy"], "it waits for power"
     board.heard(phase="offline")
     assert not board.facts()["healthy"]
     (tmp_path / "status.json").write_text("{")
@@ -231,6 +235,10 @@ def test_the_health_endpoint() -> None:
     try:
         assert get(server.address + "/health") == (200, {"healthy": True, "phase": "waiting"})
         assert get(server.address + "/status") == (200, facts)
+        facts = {"phase": "waiting", "healthy": False, "standing": "refused", "node": "7"}
+        facts |= {"standing_reason": "NaN", "standing_since": "2026-01-01T00:00:00Z"}
+        said = {name: value for name, value in facts.items() if name != "node"}
+        assert get(server.address + "/health") == (503, said)
         facts = {"phase": "offline", "healthy": False}
         assert get(server.address + "/health")[0] == 503
         assert get(server.address + "/etc/passwd")[0] == 404

@@ -16,7 +16,7 @@ from penstock.errors import PenstockError
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.daemon.flower_messages import Outgoing
 from penstock.federated.flower_content import from_content, no_calls_home, to_content
-from penstock.federated.protocol import Record, TrainResult, TrainTask
+from penstock.federated.protocol import Notice, Record, TrainResult, TrainTask
 from penstock.federated.server import grid_fleet, pulling
 from penstock.federated.server.grid_fleet import GridFleet
 from tests.federated.server.fake_fleet import capabilities, trained_by
@@ -122,6 +122,26 @@ def test_what_fails_is_an_error_of_its_node_and_the_rest_is_there(link: Link) ->
     assert never not in answers
     for device, text in words.items():
         assert isinstance(answers[device], PenstockError) and text in str(answers[device])
+
+
+def test_a_query_carries_what_is_to_be_told_to_its_node_and_nothing_to_the_others(
+    link: Link,
+) -> None:
+    heard: dict[str, Any] = {}
+
+    def named(name: str) -> Answer:
+        def answer(message: Any) -> Any:
+            heard[name] = dict(message.content.get("message") or {})
+            return replying(capabilities(name))(message)
+
+        return answer
+
+    fleet, told = GridFleet(link.grid()), link.join(named("told"))
+    link.join(named("well"))
+    fleet.tell({told.node: Notice(left_out="its data has shape [3]")})
+    assert len(fleet.query()) == 2
+    assert Notice.from_record(heard["told"], "it") == Notice(left_out="its data has shape [3]")
+    assert heard["well"] == {}
 
 
 def npz(_: bytes) -> bytes:
