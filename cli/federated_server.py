@@ -44,11 +44,11 @@ def server(
     """Run a federation's rounds: SuperLink, checkpoints, journal, until the last round ends.
 
     Each round asks the devices what they can do, sends each a model of its width, averages what is
-    back by the deadline and passes every check, and writes a checkpoint. A SuperLink or a run that
-    dies is started again from the newest checkpoint; Ctrl-C or SIGTERM ends all, and --resume goes
-    on later. At the end report.json and report.html are in the run's folder; `penstock federated
-    report FOLDER` shows it meanwhile too. Needs the extra 'federated': pip install
-    'penstock[federated]'.
+    back by the deadline and passes every check, writes a checkpoint and tells a line on stderr. A
+    SuperLink or a run that dies is started again from the newest checkpoint; Ctrl-C or SIGTERM ends
+    all, and --resume goes on later. At the end report.json and report.html are in the run's folder;
+    `penstock federated report FOLDER` shows it meanwhile too. Needs the extra 'federated': pip
+    install 'penstock[federated]'.
     """
     from penstock.federated.report.run_report import REPORT_JSON, REPORT_PAGE
     from penstock.federated.server.certificates import make_certificates as write_certificates

@@ -166,7 +166,7 @@ class SuperLinkSettings:
         host, port: where it listens.
         certificate, key, authority: PEM files for TLS; empty: `--make-certificates` made them in
             the run's folder.
-        insecure: no TLS and no node keys; for a test on one machine.
+        insecure: no TLS and no node keys; for a test on one machine. Beyond it there is a warning.
         node_keys: folder of `NAME.pub`, the public keys of devices that may take part.
         database: SuperLink keeps its state in a file. Without it a round takes half of the time
             on a small machine, and nothing is lost when SuperLink dies: keys are registered
