@@ -75,12 +75,14 @@ def serve(
                 f"superlink.insecure at {own.host}: whoever reaches this address may take part as "
                 "any device, and models travel unencrypted; for a test in a network you trust"
             )
+        progress = Progress(folder, settings.run.rounds, note)
         with report_at_end(folder, note) as report:
             try:
                 outcome, restarts = _watch(
-                    link, settings_file, settings, folder, resume, note, on_start
+                    link, settings_file, settings, folder, resume, note, on_start, progress
                 )
             except (KeyboardInterrupt, SystemExit):
+                progress.look()
                 note("stopping; resume with --resume")
                 raise
             finally:
@@ -96,12 +98,12 @@ def _watch(
     resume: bool,
     note: Callable[[str], None],
     on_start: Callable[[SuperLink], None],
+    progress: Progress,
 ) -> tuple[Outcome, int]:
     """How the run ended, and the restarts."""
     restarts = tries = 0  # in all, and since a round ended
     link.start()
     on_start(link)
-    progress = Progress(folder, settings.run.rounds, note)
     run, attempt = _submit(link, settings_file, folder, resume)
     asked, ended = time.monotonic(), newest_round(folder)
     while True:
