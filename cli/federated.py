@@ -28,6 +28,7 @@ def _federation() -> None:
 
 app.command(cls=PlainCommand, epilog=federated_client.CLIENT_EXAMPLES)(federated_client.client)
 app.command(cls=PlainCommand, epilog=federated_client.INGEST_EXAMPLES)(federated_client.ingest)
+app.command(cls=PlainCommand, epilog=federated_client.FORGET_EXAMPLES)(federated_client.forget)
 app.command(cls=PlainCommand, epilog=federated_server.EXAMPLES)(federated_server.server)
 app.command(cls=PlainCommand, epilog=federated_simulate.EXAMPLES)(federated_simulate.simulate)
 app.command(cls=PlainCommand, epilog=federated_report.EXAMPLES)(federated_report.report)

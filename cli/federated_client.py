@@ -1,16 +1,21 @@
-"""`penstock federated client` and `penstock federated ingest`: the device's side."""
+"""`penstock federated client`, `ingest` and `forget`: the device's side."""
 
 from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from penstock.cli import options
 from penstock.cli.console import emit_json, print_facts, say, size
 from penstock.cli.options import examples
+from penstock.errors import UsageError
+
+if TYPE_CHECKING:
+    from penstock.federated.client.ingest_csv import CsvLayout
+    from penstock.federated.client.store import Counts
 
 CLIENT_EXAMPLES = examples(
     "penstock federated client --superlink fl.example.org:8000 --config device.toml",
@@ -22,6 +27,11 @@ INGEST_EXAMPLES = examples(
     "penstock federated ingest monday.csv --window 128 --step 64 --label-names walk,sit,stand",
     "penstock federated ingest features.csv --shape 9x128 --label activity --ignore user,time",
 )
+FORGET_EXAMPLES = examples(
+    "penstock federated forget monday.csv --window 128 --step 64 --config device.toml",
+    "penstock federated forget --with-label walk --chunk 3",
+    "penstock federated forget --all",
+)
 
 Config = Annotated[
     Path | None,
@@ -29,6 +39,28 @@ Config = Annotated[
         "--config",
         metavar="FILE",
         help="The device's configuration, in TOML. Without it: everything at its default.",
+    ),
+]
+
+LabelColumn = Annotated[
+    str, typer.Option(metavar="COLUMN", help="CSV: the column with the label, if there is one.")
+]
+Ignore = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMNS", help="CSV: columns that are no values: user,time."),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(metavar="SHAPE", help="CSV: fold rows into windows of this shape: 9x128."),
+]
+WindowRows = Annotated[
+    int,
+    typer.Option(min=0, metavar="ROWS", help="CSV: rows are moments; so many make a window."),
+]
+StepRows = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="ROWS", help="CSV: from one window to the next. Without it: no overlap."
     ),
 ]
 
@@ -108,27 +140,11 @@ def ingest(
             help="Of the labels 0, 1, ...: walk,sit,stand. Needed once, where files have names.",
         ),
     ] = None,
-    label: Annotated[
-        str, typer.Option(metavar="COLUMN", help="CSV: the column with the label, if there is one.")
-    ] = "label",
-    ignore: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMNS", help="CSV: columns that are no values: user,time."),
-    ] = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(metavar="SHAPE", help="CSV: fold rows into windows of this shape: 9x128."),
-    ] = None,
-    window: Annotated[
-        int,
-        typer.Option(min=0, metavar="ROWS", help="CSV: rows are moments; so many make a window."),
-    ] = 0,
-    step: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="ROWS", help="CSV: from one window to the next. Without it: no overlap."
-        ),
-    ] = 0,
+    label: LabelColumn = "label",
+    ignore: Ignore = None,
+    shape: Shape = None,
+    window: WindowRows = 0,
+    step: StepRows = 0,
     chunk: Annotated[
         int | None,
         typer.Option(
@@ -138,6 +154,14 @@ def ingest(
             "first used.",
         ),
     ] = None,
+    relabel: Annotated[
+        bool,
+        typer.Option(
+            "--relabel",
+            help="Windows that are there with another label get the file's. An empty label changes "
+            "none.",
+        ),
+    ] = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -145,45 +169,132 @@ def ingest(
 
     FILE is .csv with a header line, or .npz with 'inputs' [n, ...] and 'labels' [n]. An empty label
     or -1 is none. All of a file is added, or nothing of it; a window that is there already is not
-    added twice, and gets its label when it had none. The daemon may run meanwhile.
+    added twice, and gets its label when it had none; with --relabel also when it had another. The
+    daemon may run meanwhile.
     """
     from penstock.federated.client.ingest import ingest as take_in
-    from penstock.federated.client.ingest_csv import CsvLayout, parse_shape
     from penstock.federated.client.labels import parse_label_names
     from penstock.federated.client.store import Store
     from penstock.federated.daemon.config import load_config
 
     settings = load_config(config)
-    layout = CsvLayout(
-        label,
-        tuple(ignore.split(",")) if ignore else (),
-        parse_shape(shape) if shape else (),
-        window,
-        step,
-    )
+    layout = _layout(label, ignore, shape, window, step)
     names = parse_label_names(label_names) if label_names else ()
     results = []
     with Store.open(settings.store, settings.storage.disk_bytes) as store:
         if store.salvage is not None:
             say(f"Note: {store.salvage}.")
         for path in files:
-            found = take_in(store, path, label_names=names, layout=layout, chunk=chunk)
+            found = take_in(
+                store, path, label_names=names, layout=layout, chunk=chunk, relabel=relabel
+            )
             results.append(found)
             if not as_json:
                 added = found.added
                 say(
                     f"{path}: {found.windows} windows of shape {found.shape}, {found.labelled} "
-                    f"labelled: {added.new} new, {added.labelled} got their label, {added.known} "
-                    f"were there" + (f", {added.evicted} old ones went" if added.evicted else "")
+                    f"labelled: {added.new} new, {added.labelled} got their label, "
+                    + (f"{added.relabelled} got another label, " if relabel else "")
+                    + f"{added.known} were there"
+                    + (f", {added.evicted} old ones went" if added.evicted else "")
                 )
         counts = store.counts()
     if as_json:
         emit_json({"files": results, "store": counts})
     else:
-        say(
-            f"The store has {counts.labelled} labelled and {counts.unlabelled} unlabelled windows, "
-            f"{counts.waiting} for later chunks, in {size(counts.nbytes)}."
+        _say_counts(counts)
+
+
+def forget(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", hidden=True)] = None,
+    config: Config = None,
+    with_label: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="Windows with this label, name or number; -1: none."),
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Windows of this time chunk.")
+    ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="All windows; the next ones may have another shape and names."),
+    ] = False,
+    label: LabelColumn = "label",
+    ignore: Ignore = None,
+    shape: Shape = None,
+    window: WindowRows = 0,
+    step: StepRows = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Delete windows from the device's store, on disk too.
+
+    Which: those that the FILEs hold (.csv or .npz, read as `ingest` reads them; their labels do not
+    matter), with a label, of a chunk, or all; where more than one is given, what all of them name.
+    All of it is done, or nothing. What the models have learnt from the windows stays. The daemon
+    may run meanwhile.
+    """
+    import numpy as np
+
+    from penstock.federated.client.forget import Which, parse_label
+    from penstock.federated.client.forget import forget as take_out
+    from penstock.federated.client.ingest import read_windows
+    from penstock.federated.client.labels import LabelCodes
+    from penstock.federated.client.store import Store
+    from penstock.federated.daemon.config import load_config
+
+    settings = load_config(config)
+    layout = _layout(label, ignore, shape, window, step)
+    with Store.open(settings.store, settings.storage.disk_bytes) as store:
+        codes = LabelCodes(store.labels)
+        found = [read_windows(path, codes, layout)[0] for path in files or ()]
+        for path, inputs in zip(files or (), found, strict=True):
+            if inputs.shape[1:] != store.shape:
+                raise UsageError(
+                    f"{path}: its windows have shape {inputs.shape[1:]}, those in the store "
+                    f"{store.shape or 'none'}"
+                )
+        gone = take_out(
+            store,
+            Which(
+                np.concatenate(found) if found else None,
+                None if with_label is None else parse_label(with_label, store.labels),
+                chunk,
+                everything,
+            ),
         )
+        counts = store.counts()
+    if as_json:
+        emit_json({"deleted": gone, "store": counts})
+        return
+    say(
+        f"Deleted {gone.labelled} labelled and {gone.unlabelled} unlabelled windows, of them "
+        f"{gone.exemplars} exemplars."
+    )
+    if gone.log_remains:
+        say("Note: another process read meanwhile; run this again to empty the log beside it.")
+    for copy in gone.copies:
+        say(f"Note: {copy} was moved aside when it was damaged; it may still hold them.")
+    _say_counts(counts)
+
+
+def _layout(label: str, ignore: str | None, shape: str | None, window: int, step: int) -> CsvLayout:
+    from penstock.federated.client.ingest_csv import CsvLayout, parse_shape
+
+    return CsvLayout(
+        label,
+        tuple(ignore.split(",")) if ignore else (),
+        parse_shape(shape) if shape else (),
+        window,
+        step,
+    )
+
+
+def _say_counts(counts: Counts) -> None:
+    say(
+        f"The store has {counts.labelled} labelled and {counts.unlabelled} unlabelled windows, "
+        f"{counts.waiting} for later chunks, in {size(counts.nbytes)}."
+    )
 
 
 def _shown(name: str, value: Any) -> str:

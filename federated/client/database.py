@@ -152,11 +152,12 @@ class Database:
             free = db.execute("PRAGMA freelist_count").fetchone()[0]
             return int((pages - free) * db.execute("PRAGMA page_size").fetchone()[0])
 
-    def shrink(self) -> None:
-        """Give the pages of what was deleted back to the file system."""
+    def shrink(self) -> bool:
+        """Give the pages of what was deleted back to the file system. Returns whether the log could
+        be emptied too; while another process reads, it cannot."""
         with self.reading() as db:
             db.execute("PRAGMA incremental_vacuum").fetchall()
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     def close(self) -> None:
         """Close the file; the log beside it goes."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from penstock.errors import FormatError, UsageError
 from penstock.federated.client.ingest_csv import CsvLayout, read_csv
 from penstock.federated.client.ingest_npz import read_npz
@@ -32,6 +35,7 @@ def ingest(
     label_names: tuple[str, ...] = (),
     layout: CsvLayout | None = None,
     chunk: int | None = None,
+    relabel: bool = False,
     most_bytes: int = MOST_BYTES,
 ) -> Ingested:
     """Add the windows of a .csv or .npz file.
@@ -43,6 +47,7 @@ def ingest(
             yet.
         layout: of a CSV file.
         chunk: the time chunk they are for; None: the one open when they are first used.
+        relabel: windows that are there with another label get the file's.
         most_bytes: of values that are taken from one file.
 
     Raises:
@@ -51,15 +56,28 @@ def ingest(
         StorageError: there is no room.
     """
     codes = LabelCodes(label_names or store.labels)
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        inputs, labels = read_npz(path, codes, most_bytes)
-    elif suffix in (".csv", ".txt"):
-        inputs, labels = read_csv(path, codes, layout or CsvLayout(), most_bytes)
-    else:
-        raise FormatError(f"{path}: expected a .csv or .npz file")
+    inputs, labels = read_windows(path, codes, layout, most_bytes)
     try:
-        added = store.add(inputs, labels, label_names=label_names, chunk=chunk)
+        added = store.add(inputs, labels, label_names=label_names, chunk=chunk, relabel=relabel)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     return Ingested(path, len(labels), inputs.shape[1:], int((labels >= 0).sum()), added)
+
+
+def read_windows(
+    path: Path,
+    codes: LabelCodes,
+    layout: CsvLayout | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The windows [n, *shape] of a .csv or .npz file, and their labels [n], -1 where there is none.
+
+    Raises:
+        FormatError: the file is not what it should be: says where.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return read_npz(path, codes, most_bytes)
+    if suffix in (".csv", ".txt"):
+        return read_csv(path, codes, layout or CsvLayout(), most_bytes)
+    raise FormatError(f"{path}: expected a .csv or .npz file")

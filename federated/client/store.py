@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import StorageError, UsageError
+from penstock.federated.client.compare import compare
 from penstock.federated.client.database import Database
 from penstock.federated.client.room import make_room
 from penstock.federated.client.rounds import TEACHER, Rounds
@@ -42,6 +43,7 @@ class Added:
     labelled: int  # windows that were there and got their label now
     known: int  # windows that were there as they are
     evicted: int  # old unlabelled windows that made room
+    relabelled: int = 0  # windows that were there with another label
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class Store:
         *,
         label_names: tuple[str, ...] = (),
         chunk: int | None = None,
+        relabel: bool = False,
     ) -> Added:
         """Add windows: all of them, or none.
 
@@ -152,10 +155,11 @@ class Store:
             labels: [n]; -1: none.
             label_names: of the labels 0, 1, ...; the same in every ingest, or none.
             chunk: the time chunk they are for; None: the one open when they are first used.
+            relabel: a window that is there with another label gets the new one; -1 leaves it.
 
         Raises:
             UsageError: they have another shape or other label names than what is there, a label is
-                out of range, or contradicts the one that a window has.
+                out of range, or contradicts the one that a window has, or another one here.
             StorageError: the disk or the bound on it is full.
         """
         data = TrainingData(inputs, labels)  # checks types, lengths, finite values
@@ -169,10 +173,11 @@ class Store:
         hashes = [sample_hash(text, _blob(window)) for window in inputs]
         with self.database.writing() as db:
             self._check_same(shape, label_names, data)
-            new, labelled, there = self._compare(hashes, labels)
-            db.executemany("UPDATE samples SET label = ? WHERE id = ?", labelled)
+            found = compare(db, hashes, labels.tolist(), relabel)
+            new = found.new
+            db.executemany("UPDATE samples SET label = ? WHERE id = ?", found.labels)
             nbytes = len(new) * (inputs.nbytes // len(data) + 200) if new else 0
-            evicted = make_room(self.database, nbytes, samples=True, keep=there) if new else 0
+            evicted = make_room(self.database, nbytes, samples=True, keep=found.there) if new else 0
             db.executemany(
                 "INSERT INTO samples (hash, chunk, label, shape, data, ingested_at) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
@@ -181,46 +186,9 @@ class Store:
                     for row, label in new.items()
                 ),
             )
-        known = len(data) - len(new) - len(labelled)
-        return Added(len(new), len(labelled), known, evicted)
-
-    def _compare(
-        self, hashes: list[bytes], labels: NDArray[np.int64]
-    ) -> tuple[dict[int, int | None], list[tuple[int, int]], set[int]]:
-        """Rows that are new, with their labels; labels for ids that have none; ids that are there.
-
-        Raises:
-            UsageError: a label contradicts another of the same window.
-        """
-        db = self.database.connection
-        new: dict[int, int | None] = {}
-        labelled: dict[int, int] = {}
-        there: dict[int, int | None] = {}
-        first: dict[bytes, int] = {}  # rows of windows that come in this very call
-        for row, (identity, label) in enumerate(zip(hashes, labels.tolist(), strict=True)):
-            value = None if label == UNLABELLED else label
-            found = db.execute(
-                "SELECT id, label FROM samples WHERE hash = ?", (identity,)
-            ).fetchone()
-            if found is not None:
-                at, known = found[0], there.setdefault(*found)
-            elif identity in first:
-                at, known = first[identity], new[first[identity]]
-            else:
-                first[identity], new[row] = row, value
-                continue
-            if value is None or value == known:
-                continue
-            if known is not None:
-                raise UsageError(
-                    f"window {row} was ingested before with label {known}, now it has {value}; "
-                    "which is right?"
-                )
-            if found is not None:
-                there[at] = labelled[at] = value
-            else:
-                new[at] = value
-        return new, [(value, at) for at, value in labelled.items()], set(there)
+        labelled = len(found.labels) - found.relabelled
+        known = len(data) - len(new) - len(found.labels)
+        return Added(len(new), labelled, known, evicted, found.relabelled)
 
     def _check_same(
         self, shape: tuple[int, ...], names: tuple[str, ...], data: TrainingData
@@ -229,7 +197,8 @@ class Store:
         if self.shape and self.shape != shape:
             raise UsageError(
                 f"the windows have shape {shape}, those in {self.path} have {self.shape}; one "
-                "store holds one kind of data"
+                "store holds one kind of data: if what is there is wrong, `penstock federated "
+                "forget --all` deletes it"
             )
         if names and self.labels and self.labels != names:
             raise UsageError(

@@ -25,7 +25,13 @@ def test_ingest(tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str])
     options = ["--window", "4", "--ignore", "time", "--label-names", "walk,sit"]
     assert main([*arguments, *options]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["files"][0]["added"] == {"new": 2, "labelled": 0, "known": 0, "evicted": 0}
+    assert found["files"][0]["added"] == {
+        "new": 2,
+        "labelled": 0,
+        "known": 0,
+        "evicted": 0,
+        "relabelled": 0,
+    }
     assert found["files"][0]["shape"] == [2, 4] and found["store"]["labelled"] == 2
 
     np.savez(tmp_path / "t.npz", inputs=np.zeros((1, 3)))
@@ -35,6 +41,41 @@ def test_ingest(tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str])
     assert main([*arguments, *options]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "FormatError" and "line 2, column ax is 'x'" in error["message"]
+
+
+def test_a_wrong_label_is_repaired_and_windows_are_deleted(
+    tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    csv, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    csv.write_text("x,y,label\n1,2,walk\n3,4,sit\n5,6,\n")
+    options = ["--config", config, "--json"]
+    names = ["--label-names", "walk,sit"]
+    assert main(["federated", "ingest", str(csv), *names, *options]) == 0
+    csv.write_text("x,y,label\n1,2,sit\n3,4,sit\n5,6,\n")
+    capsys.readouterr()
+    assert main(["federated", "ingest", str(csv), *options]) == 2
+    assert "--relabel takes the new one" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert main(["federated", "ingest", str(csv), "--relabel", "--config", config]) == 0
+    assert "1 got another label, 2 were there" in capsys.readouterr().err
+
+    other.write_text("x,y\n3,4\n9,9\n")
+    assert main(["federated", "forget", str(other), *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["deleted"]["labelled"] == 1 and found["store"]["labelled"] == 1
+    assert main(["federated", "forget", "--with-label", "sit", "--config", config]) == 0
+    assert "Deleted 1 labelled and 0 unlabelled windows" in capsys.readouterr().err
+    assert main(["federated", "forget", "--config", config]) == 2
+    assert "say which windows" in capsys.readouterr().err
+    assert main(["federated", "forget", "--with-label", "run", "--config", config]) == 2
+    assert "expected one of walk, sit" in capsys.readouterr().err
+    other.write_text("x,y,z\n3,4,5\n")
+    assert main(["federated", "ingest", str(other), *options]) == 2
+    assert "forget --all" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert main(["federated", "forget", str(other), "--config", config]) == 2
+    assert "have shape (3,), those in the store (2,)" in capsys.readouterr().err
+    assert main(["federated", "forget", "--all", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["deleted"]["emptied"] is True
+    assert main(["federated", "ingest", str(other), *options]) == 0, "of another shape"
 
 
 def test_status_and_key(tmp_path: Path, config: str, capsys: pytest.CaptureFixture[str]) -> None:
