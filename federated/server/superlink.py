@@ -236,7 +236,7 @@ class SuperLink:
     def _nobody(self) -> str:
         folder = self.settings.node_keys
         if not folder:
-            lack = "superlink.node_keys is not set"
+            lack = "superlink.node_keys is not set to a folder"
         elif not Path(folder).is_dir():
             lack = f"superlink.node_keys: {folder} is not there"
         else:

@@ -12,6 +12,7 @@ from penstock.errors import UsageError
 from penstock.federated.server.grid_fleet import GridFleet
 from penstock.federated.server.keyed_fleet import KeyedFleet
 from penstock.federated.server.outcome import read_outcome
+from penstock.federated.server.progress import Progress
 from penstock.federated.server.settings import parse_settings
 
 pytest.importorskip("flwr", reason="the app is Flower's")
@@ -54,3 +55,16 @@ def test_keys_are_looked_at_where_superlink_checks_them(tmp_path: Path) -> None:
     assert fleet.keys() == {7: b"a key"}
     insecure = replace(settings.superlink, insecure=True)
     assert isinstance(_fleet(grid, replace(settings, superlink=insecure)), GridFleet)
+
+
+def test_what_the_run_tells_reaches_the_watcher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from penstock.federated.server.server_app import tell
+
+    told: list[str] = []
+    progress = Progress(tmp_path, 2, told.append)
+    tell(tmp_path, "0 of 1 devices are ready; waiting")
+    progress.look()
+    assert told == ["0 of 1 devices are ready; waiting"]
+    assert capsys.readouterr().out == "penstock: 0 of 1 devices are ready; waiting\n"
