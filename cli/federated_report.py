@@ -19,7 +19,7 @@ EXAMPLES = examples(
     "penstock federated report run/ --html run.html",
     "penstock federated report run/ --json | jq .final_macro_f1",
 )
-LAST = 10  # rounds of the table
+LAST = 10  # rounds of the table, and devices
 
 
 def report(
@@ -97,7 +97,7 @@ def show_summary(summary: Summary) -> None:
         [(*row, f"{r.server_seconds:.2f}") for row, r in zip(rows, rounds[-LAST:], strict=True)],
         title=f"last {LAST} of {len(rounds)} rounds" if len(rounds) > LAST else None,
     )
-    shown, cut = most(summary.devices)
+    shown, cut = most(summary.devices, LAST)
     print_table(
         ["device", ">width", ">counted", ">without", ">down", ">up", ">seconds"],
         [

@@ -163,13 +163,15 @@ def _chunk_marks(s: Summary) -> list[tuple[float, str]]:
     ]
 
 
-def most(devices: Sequence[DeviceSummary]) -> tuple[list[DeviceSummary], str]:
-    """Those that a page shows: all, or those that sent and received most."""
-    if len(devices) <= MOST_DEVICES:
+def most(
+    devices: Sequence[DeviceSummary], count: int = MOST_DEVICES
+) -> tuple[list[DeviceSummary], str]:
+    """Those that are shown: all, or those that sent and received most, with a note that says so."""
+    if len(devices) <= count:
         return list(devices), ""
     ranked = sorted(devices, key=lambda d: (-d.bytes_down - d.bytes_up, d.device))
-    note = f"The {MOST_DEVICES} of {len(devices)} devices with most; the JSON has all."
-    return ranked[:MOST_DEVICES], note
+    note = f"The {count} of {len(devices)} devices with most traffic; the JSON has all."
+    return ranked[:count], note
 
 
 def first(*values: float | None) -> float | None:

@@ -33,9 +33,11 @@ def test_tables_for_people(cli: Cli, folder: Path) -> None:
 
 def test_a_table_that_was_cut_says_so(cli: Cli, tmp_path: Path) -> None:
     for number in range(1, 26):
-        append_record(tmp_path / JOURNAL, RoundRecord("c" * 16, number, 0, "fedavg", ("d1",)))
+        devices = tuple(f"d{i:02}" for i in range(12))
+        append_record(tmp_path / JOURNAL, RoundRecord("c" * 16, number, 0, "fedavg", devices))
     result = cli("federated", "report", tmp_path)
     assert result.code == 0 and "last 10 of 25 rounds" in result.out
+    assert "The 10 of 12 devices with most traffic" in result.out and "d11" not in result.out
 
 
 def test_json_for_machines_and_a_page_beside_it(cli: Cli, folder: Path) -> None:
