@@ -53,12 +53,12 @@ class LiveModel(Closing):
     """A folder of versions, one of them current. For many threads.
 
     Args:
-        folder: made when it is not there.
+        folder: made by the first `publish`; who only runs what is there gets an error without it.
         threads: of inference.
 
     Raises:
         FormatError: `current` is damaged, or names a file that is not there.
-        StorageError: the folder cannot be made or read.
+        StorageError: the folder cannot be read.
     """
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
@@ -67,18 +67,21 @@ class LiveModel(Closing):
         self._session: Session | None = None
         self._stamp: tuple[int, int] | None = None
         self._opening = threading.Lock()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{folder}: cannot be made: {error.strerror}") from error
         self._follow(wait=True)
 
     @property
     def current(self) -> Published | None:
-        """What runs now; None before the first `publish`."""
+        """What runs now; None before the first `publish` into the folder.
+
+        Raises:
+            UsageError: there is no such folder.
+        """
         self._follow(wait=True)
         with self._lock:
-            return None if self._session is None else self._session.published
+            session = self._session
+        if session is None:
+            self._check_folder()
+        return None if session is None else session.published
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits.
@@ -90,7 +93,8 @@ class LiveModel(Closing):
             float32 [n, classes], all by one version.
 
         Raises:
-            UsageError: nothing was published yet, or the inputs do not fit the model.
+            UsageError: there is no such folder, nothing was published yet, or the inputs do not fit
+                the model.
         """
         self._follow()
         with self._borrowed() as session:
@@ -113,6 +117,10 @@ class LiveModel(Closing):
         if kind not in SUFFIXES:
             raise UsageError(f"kind is {kind!r}, expected onnx or litert")
         checked = check_arrays(arrays, model_spec(options).at(ratio).by_name(), "the trained model")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be made: {error.strerror}") from error
         with self._publishing():
             before = read_current(self.folder)
             version = 1 + max((number for number, _ in versions(self.folder)), default=0)
@@ -138,8 +146,9 @@ class LiveModel(Closing):
         """Make the version before current again; a second call takes this back.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none, or no such folder.
         """
+        self._check_folder()
         with self._publishing():
             now = read_current(self.folder)
             if now is None or not now.previous or not (self.folder / now.previous).is_file():
@@ -193,11 +202,19 @@ class LiveModel(Closing):
                 if read_current(self.folder) == published:
                     raise
 
+    def _check_folder(self) -> None:
+        if not self.folder.is_dir():
+            raise UsageError(
+                f"{self.folder}: there is no such folder; check the path: the first `publish` makes"
+                " it"
+            )
+
     @contextmanager
     def _borrowed(self) -> Iterator[Session]:
         with self._lock:
             session = self._session
             if session is None:
+                self._check_folder()
                 raise UsageError(f"{self.folder}: no model was published yet")
             session.borrow()
         try:

@@ -80,10 +80,6 @@ class Readiness:
     on_power: bool = True
 
 
-class _NotNow(RefusedUpdateError):
-    """A refusal that says nothing of the device's standing: the next round may find it ready."""
-
-
 class Participant:
     """One device of a federation. Not for two threads at once.
 
@@ -166,7 +162,8 @@ class Participant:
             raise  # no refusal of the round: it is trained when there is room
         except (PenstockError, MemoryError, RuntimeError, ArithmeticError) as error:
             result = self._refuse(task, asked, error)
-            if not isinstance(error, _NotNow):
+            # Else it was for now only: its conditions, or its end.
+            if not self._readiness().reason and not self._should_stop():
                 self.cannot(result.refused)
             return result, None
         with _kept():
@@ -207,7 +204,7 @@ class Participant:
     ) -> tuple[TrainResult, Arrays]:
         reason = self._readiness().reason
         if reason:
-            raise _NotNow(f"not now: {reason}")
+            raise RefusedUpdateError(f"not now: {reason}")
         options = self._check(task, arrays)
         open_chunk(self.store, task, self._warm, self._data_bytes())
         self._keep(task, arrays)
@@ -241,7 +238,7 @@ class Participant:
                 f"is {self.limits.memory_bytes:,}: raise `memory`, or lower `most_ratio`"
             )
         if trained.stopped and self._should_stop():
-            raise _NotNow("the device was asked to stop while it trained")
+            raise RefusedUpdateError("the device was asked to stop while it trained")
         if not trained.steps:
             raise RefusedUpdateError(
                 f"the time, {task.seconds:g} s, was over before the first step of training"

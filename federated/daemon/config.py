@@ -278,6 +278,29 @@ def _check(config: DeviceConfig, source: str) -> None:
         check_condition(entry.name, getattr(config.conditions, entry.name), source)
 
 
+def read_certificates(config: DeviceConfig, source: Path | None) -> bytes | None:
+    """The authorities that are trusted, PEM; None: the system's. Read when the daemon starts, not
+    with the configuration: a status or an ingest needs none.
+
+    Args:
+        source: the file that the configuration is from.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no certificate.
+    """
+    path = config.superlink.certificates
+    if not path:
+        return None
+    where = f"{source or 'the configuration'}: [superlink] certificates: {path}"
+    try:
+        found = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{where} cannot be read: {error.strerror}") from error
+    if b"-----BEGIN CERTIFICATE-----" not in found:
+        raise UsageError(f"{where} holds no certificate in PEM")
+    return found
+
+
 def check_address(address: str, source: str) -> None:
     """Refuse anything but host:port.
 

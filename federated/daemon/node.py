@@ -21,7 +21,7 @@ from penstock.federated.client.journal import Journal
 from penstock.federated.client.memory import resident_bytes
 from penstock.federated.client.standing import Standings
 from penstock.federated.client.store import Store
-from penstock.federated.daemon.config import DeviceConfig, load_config
+from penstock.federated.daemon.config import DeviceConfig, load_config, read_certificates
 from penstock.federated.daemon.exit_codes import LEFT, MISCONFIGURED, REOPEN, UNLOAD
 from penstock.federated.daemon.fleet_errors import (
     ClockWrong,
@@ -76,7 +76,7 @@ class Node:
         self._fleet = Fleet(
             link.address,
             identity.key,
-            certificates=_certificates(link.certificates),
+            certificates=read_certificates(config, path),
             insecure=link.insecure,
             heartbeat_s=link.heartbeat_s,
         )
@@ -214,15 +214,6 @@ class Node:
                 LOG.warning("a reply stays in the journal: %s", error)
             self._fleet.leave()
         self._fleet.close()
-
-
-def _certificates(path: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise StorageError(f"[superlink] certificates: {path}: {error.strerror}") from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from penstock.federated.client.memory import resident_bytes
-from penstock.federated.daemon.config import DeviceConfig
+from penstock.federated.daemon.config import DeviceConfig, read_certificates
 from penstock.federated.daemon.engines import Engine, choose_engine
 from penstock.federated.daemon.exit_codes import MISCONFIGURED, UNLOAD
 from penstock.federated.daemon.health import HealthServer
@@ -212,8 +212,9 @@ def supervise(config: DeviceConfig, path: Path | None, superlink: str | None) ->
     """Run the daemon in this process until SIGTERM or SIGINT. Returns the exit code.
 
     Raises:
-        As `Supervisor.run`.
+        UsageError: the file of authorities cannot be read. Else as `Supervisor.run`.
     """
+    read_certificates(config, path)
     supervisor = Supervisor(config, path, superlink)
     supervisor.stop.listen()
     return supervisor.run()

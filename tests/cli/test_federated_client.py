@@ -98,3 +98,14 @@ def test_bad_configurations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "which SuperLink" in capsys.readouterr().err
     assert main(["federated", "client", "--config", str(path), "--superlink", "nohost"]) == 2
     assert "expected host:port" in capsys.readouterr().err
+    path.write_text('folder = "d"\n[superlink]\naddress = "h:1"\ncertificates = "ca.pem"\n')
+    command = ["federated", "client", "--config", str(path)]
+    assert main(command) == 2
+    missing = (
+        f"{path}: [superlink] certificates: {tmp_path / 'ca.pem'} cannot be read: No such file"
+    )
+    assert missing in capsys.readouterr().err
+    (tmp_path / "ca.pem").write_text("none")
+    assert main(command) == 2
+    assert "ca.pem holds no certificate in PEM" in capsys.readouterr().err
+    assert main([*command, "--status"]) == 1, "needs none"

@@ -201,6 +201,22 @@ def test_a_crash_before_the_swap_changes_nothing(
         assert live.current == before and live.run(WINDOWS).shape == (7, 3)
 
 
+def test_a_folder_that_is_not_there_is_named_by_who_reads_and_made_by_who_publishes(
+    tmp_path: Path,
+) -> None:
+    typo = tmp_path / "typo" / "live"
+    with LiveModel(typo) as live:
+        for read in (lambda: live.current, lambda: live.run(WINDOWS), live.roll_back):
+            with pytest.raises(UsageError, match="typo.*there is no such folder"):
+                read()
+        assert not typo.parent.exists()
+        with pytest.raises(RefusedUpdateError):
+            live.publish({}, MLP)
+        assert not typo.parent.exists()
+        live.publish(constant(1), MLP)
+        assert live.run(WINDOWS).shape == (7, 3)
+
+
 def test_what_does_not_fit_is_refused(two_versions: Path, tmp_path: Path) -> None:
     with LiveModel(tmp_path) as empty:
         assert empty.current is None
