@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.export.captioner.tiny_captioners import tiny_blip, tiny_vit_gpt2
+from tests.export.torchlib import keep_torchlib
 
 Images = list[NDArray[np.uint8]]
 
@@ -59,6 +60,7 @@ def _make(root: Path, build: Callable[[Path], Any]) -> Made:
     from penstock.export.captioner import convert
     from penstock.export.captioner.graphs import export_graphs
 
+    keep_torchlib()
     folder = root / "checkpoint"
     folder.mkdir()
     model = build(folder)

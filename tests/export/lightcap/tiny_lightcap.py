@@ -13,6 +13,7 @@ from penstock.export.lightcap.config import LightCapConfig
 from penstock.export.lightcap.folder import LightCapFolder, new_encoder
 from penstock.export.lightcap.graphs import LightCapGraphs, export_graphs
 from penstock.export.lightcap.model import FusionLayer, LightCap, PredictionHead
+from tests.export.torchlib import keep_torchlib
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "##s", "on", "the"]
 PIECES += ["mat", "grass", "sits", "runs", "red", "old", "'", "s", "two", "##ing"]
@@ -84,6 +85,7 @@ def exported() -> tuple[LightCapFolder, LightCapGraphs]:
     What no caption contains is forbidden in the folder, as the export does it.
     """
     folder = tiny_folder()
+    keep_torchlib()
     return folder, export_graphs(folder)
 
 

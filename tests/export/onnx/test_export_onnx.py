@@ -14,12 +14,15 @@ from penstock.export.gates import Floors, GateError
 from penstock.export.onnx.export import export_onnx
 from penstock.export.quantize import DataPaths
 from penstock.runtime.backends.open_model import open_model, read_graph
+from tests.export.torchlib import keep_torchlib
 
 
 @pytest.fixture(scope="module")
 def torch() -> Any:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    return pytest.importorskip("torch", reason="torch is not installed")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    keep_torchlib()
+    return torch
 
 
 @pytest.fixture(scope="module")
