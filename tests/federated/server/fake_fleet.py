@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -153,6 +154,20 @@ def run_of(
         note=told.append,
         sleep=lambda seconds: None,
     )
+
+
+def finished(folder: Path, **options: Any) -> FederatedRun:
+    """A run that did all its rounds."""
+    run = run_of(folder, **options)
+    run.begin()
+    run.run()
+    return run
+
+
+def same_records(one: FederatedRun, other: FederatedRun) -> None:
+    """But for what differs between any two runs."""
+    plain = [replace(r, run="", server_seconds=0.0) for r in one.records]
+    assert plain == [replace(r, run="", server_seconds=0.0) for r in other.records]
 
 
 def refuse(text: str) -> Behaviour:
