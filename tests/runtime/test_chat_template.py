@@ -239,7 +239,7 @@ def test_the_inside_of_python_is_out_of_reach(source: str) -> None:
     ],
 )
 def test_endless_templates_end(source: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ChatTemplateError, match="larger|longer|more than|too many|undefined"):
         render_chat(source, CHAT)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10

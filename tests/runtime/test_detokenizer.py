@@ -159,11 +159,11 @@ def test_cost_of_a_token_does_not_grow(kind: str) -> None:
             return super().decode(ids, skip_special)
 
     detokenizer = Detokenizer(Counting())
-    start = time.monotonic()
+    start = time.process_time()
     for _ in range(2000):
         detokenizer.push(261)
     assert sum(decoded_ids) <= 2000 * 3
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_decode_stream_of_tokenizers_would_not_do() -> None:

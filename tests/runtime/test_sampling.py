@@ -261,7 +261,7 @@ def test_a_large_vocabulary_is_fast_enough(options: dict[str, Any]) -> None:
     logits = np.random.default_rng(0).normal(0, 3, 128_256).astype(np.float32)
     sampler = Sampler(SamplingParams(temperature=0.8, seed=0, **options))
     sampler.sample(logits)
-    start = time.monotonic()
+    start = time.process_time()
     for _ in range(5):
         sampler.sample(logits)
-    assert (time.monotonic() - start) / 5 < 0.1  # about 1 ms; far from a plain Python loop
+    assert (time.process_time() - start) / 5 < 0.1  # about 1 ms; far from a plain Python loop

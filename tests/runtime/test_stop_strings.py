@@ -82,8 +82,8 @@ def test_wrong_stops_are_refused(stops: list[str]) -> None:
 
 def test_a_long_near_match_takes_linear_time() -> None:
     matcher = StopMatcher(["a" * 5000 + "b"])
-    start = time.monotonic()
+    start = time.process_time()
     for _ in range(100):
         matcher.push("a" * 1000)
     assert matcher.push("b") == ("", True)
-    assert time.monotonic() - start < 2  # quadratic: minutes
+    assert time.process_time() - start < 2  # quadratic: minutes
