@@ -25,7 +25,7 @@ PACKED = "npz"  # the one array in the record of arrays
 
 
 def to_content(record: Record | None, arrays: Mapping[str, NDArray[Any]] | None) -> RecordDict:
-    """What a Flower message carries; nothing at all for a query.
+    """What a Flower message carries; nothing at all for a query without a notice.
 
     A model is one array of bytes: Flower sends every array by two requests of its own, and a round
     trip for each tensor would be most of a short round.

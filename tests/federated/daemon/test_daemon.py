@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from penstock.federated.client.store import Store
 from penstock.federated.daemon.lock import NODE_LOCK, holder
 from penstock.federated.daemon.status import read_status
 from penstock.federated.models.registry import ModelOptions, model_spec
-from penstock.federated.protocol import Capabilities, TrainResult, TrainTask
+from penstock.federated.protocol import Capabilities, Notice, TrainResult, TrainTask
 from tests.federated.daemon.superlink import COMPILED, Hand, SuperLink
 
 pytest.importorskip("flwr")
@@ -154,14 +155,25 @@ def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
         assert read_status(device.home)["node_pid"] == before, "the process stays warm"
         assert time.monotonic() - began < 20
 
+        facts = json.load(urllib.request.urlopen(read_status(device.home)["health"] + "/status"))
+        assert facts["healthy"] and facts["device"] == said.device
+
+        # What only the server knows is shown where a person or a probe looks.
+        said_why = Notice(refused="a value\nis not finite")
+        hand.answer(run, hand.ask(run, node, "query", said_why))
+        device.wait_for(lambda facts: facts.get("standing") == "refused")
+        with pytest.raises(urllib.error.HTTPError, match="503") as unwell:
+            urllib.request.urlopen(read_status(device.home)["health"] + "/health")
+        assert json.load(unwell.value)["standing_reason"] == "a value is not finite"
+        hand.answer(run, hand.ask(run, node, "query", None))
+        device.wait_for(lambda facts: facts.get("standing") == "takes part")
+
         # What is not a message of ours is answered by an error or a refusal, and the node lives on.
         strange = hand.reply(run, hand.ask(run, node, "train.special", None, arrays_of()))
         assert strange.has_error() and read_status(device.home)["node_pid"] == before
         plain, _ = hand.answer(run, hand.ask(run, node, "train", said, arrays_of()))
         assert "Capabilities" in plain["refused"] or "TrainTask" in plain["refused"]
-
-        facts = json.load(urllib.request.urlopen(read_status(device.home)["health"] + "/status"))
-        assert facts["healthy"] and facts["device"] == said.device
+        device.wait_for(lambda facts: facts.get("standing") == "sits out")
 
         # A crash in training: the message is worked on again by the next process, once.
         message = hand.ask(run, node, "train", task(3, epochs=LONG), arrays_of())
