@@ -49,12 +49,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="session")
 def stock(llama_cpp: None) -> Callable[..., Run]:
     """What stock llama.cpp makes of a file, run once a session, again only for more tokens."""
-    runs = dict[tuple[Path, str], Run]()
+    runs = dict[tuple[Path, str, int], Run]()
 
-    def get(path: Path, kv_type: str = "f16", count: int = DRAWN) -> Run:
-        key = path, kv_type
+    def get(path: Path, kv_type: str = "f16", count: int = DRAWN, threads: int = 1) -> Run:
+        key = path, kv_type, threads  # llama.cpp's bits are those of a number of threads
         if key not in runs or len(runs[key].tokens) < count:
-            with Stock(path, narrow(weights_of(path), 1.0, kv_type=kv_type)) as model:
+            plan = narrow(weights_of(path), 1.0, kv_type=kv_type, threads=threads)
+            with Stock(path, plan) as model:
                 runs[key] = follow(model.decode, model.vocab, count=count)
         return runs[key].first(count)
 

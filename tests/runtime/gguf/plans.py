@@ -26,7 +26,7 @@ from tests.bundle_builder import profile
 Floats = NDArray[np.float32]
 Decode = Callable[[Sequence[int]], Floats]
 Files = Callable[..., Path]  # a shape's file, and its parts
-CONTEXT, BATCH, THREADS = 512, 64, 2
+CONTEXT, BATCH = 512, 64
 PROMPT = (180, 1, 119)  # tokens of a prompt, in the calls that run them
 DRAWN, MANY = 60, 200  # tokens drawn after it: as a rule; once for each architecture
 
@@ -39,13 +39,13 @@ def weights_of(path: Path) -> WeightMap:
 def narrow(
     weights: WeightMap, pinned: float, window: float | None = None, *, kv_type: str = "f16",
     context: int = CONTEXT, batch: int = BATCH, policy: str = "lfu", backend: str = "threads",
-    direct: bool = True, adapters: int = 0,
+    direct: bool = True, adapters: int = 0, threads: int = 1,
 ) -> GgufPlan:  # fmt: skip
     """A plan that keeps a share of each dense matrix and of all experts (the same by default).
 
     A window is at least one layer's experts, since a batch of the prompt uses all of them.
     """
-    options = GgufOptions(1 << 33, context, THREADS, batch, kv_type, policy, adapters)
+    options = GgufOptions(1 << 33, context, threads, batch, kv_type, policy, adapters)
     made = plan_gguf(weights, profile(direct=direct, backend=backend), options)
     share = 1.0 - pinned
     most = max(1, int(weights.largest_matrix() * share))

@@ -52,9 +52,10 @@ def test_all_architectures_are_here() -> None:
 def test_each_architecture(
     files: Files, stock: Stock, open_engine: Open, name: str, share: float
 ) -> None:
+    """With the least in memory two threads compute, and wait for weights; elsewhere one does."""
     path = files(name)
-    count = MANY if share == min(SHARES) else DRAWN
-    check(open_engine(path, share), stock(path, count=count))
+    count, threads = (MANY, 2) if share == min(SHARES) else (DRAWN, 1)
+    check(open_engine(path, share, threads=threads), stock(path, count=count, threads=threads))
 
 
 @pytest.mark.parametrize("share", [SHARES[0], SHARES[-1]])
@@ -81,12 +82,12 @@ def test_each_way_to_read(
 ) -> None:
     path = files(name)
     try:
-        engine = open_engine(path, 0.25, backend=backend, direct=direct)
+        engine = open_engine(path, 0.25, backend=backend, direct=direct, threads=2)
     except StorageError as error:
         if "io_uring is not available" in str(error):
             pytest.skip(str(error))
         raise
-    check(engine, stock(path))
+    check(engine, stock(path, threads=2))
 
 
 @pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
