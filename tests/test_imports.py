@@ -36,14 +36,18 @@ NEVER = {
 MAX_IMPORT_SECONDS = 0.3  # of the processor: others use it too; 0.08 here
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(path: Path) -> tuple[tuple[str, bool], ...]:
     """(module, whether it is imported when the file is) of every import in a file."""
-    tree = ast.parse(path.read_text(), str(path))
+    return tuple(_imports(ast.parse(path.read_text(), str(path))))
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
     late = {
         id(node)
         for function in ast.walk(tree)
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        or (isinstance(function, ast.If) and "TYPE_CHECKING" in ast.unparse(function.test))
+        or (isinstance(function, ast.If) and _is_for_types(function.test))
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
@@ -56,6 +60,13 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             names = [node.module or ""]
         for name in names:
             yield name, id(node) not in late
+
+
+def _is_for_types(test: ast.expr) -> bool:
+    return any(
+        "TYPE_CHECKING" in (getattr(node, "id", ""), getattr(node, "attr", ""))
+        for node in ast.walk(test)
+    )
 
 
 def sources(package: str) -> list[Path]:
@@ -83,7 +94,8 @@ def test_layers(package: str) -> None:
 
 def defines_networks(path: Path) -> bool:
     """Whether a file defines torch modules: a class has its base when it is made."""
-    nodes = ast.walk(ast.parse(path.read_text()))
+    text = path.read_text()
+    nodes = ast.walk(ast.parse(text)) if "nn.Module" in text else ()
     classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     return any(ast.unparse(base) == "nn.Module" for node in classes for base in node.bases)
 
