@@ -139,9 +139,3 @@ def assign_ratios(
         given[member.device] = chosen
         room[chosen] = room.get(chosen, 0) - 1
     return given
-
-
-def _strength(member: Member) -> tuple[float, int, str]:
-    """Sorts the strongest first."""
-    able = member.capabilities
-    return -(able.memory_bytes or math.inf), -able.cores, able.device

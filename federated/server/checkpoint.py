@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import FormatError, StorageError
+from penstock.errors import FormatError, StorageError, UsageError
 from penstock.federated.arrays import Arrays, digest
 from penstock.loaders.partial_file import partial_file
 
@@ -55,6 +55,29 @@ class Checkpoint:
     record: str = ""
     ledger: str = ""
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+
+
+def check_same_run(
+    folder: Path, found: Checkpoint, *, algorithm: str, model: str, seed: int, private: bool
+) -> None:
+    """A run goes on only with what it began with.
+
+    Raises:
+        UsageError: the folder's run has another algorithm, model or seed, or differential privacy
+            where the settings have none, or the other way round.
+    """
+    word = {True: "with", False: "without"}
+    for name, theirs, ours in (
+        ("algorithm", found.algorithm, algorithm),
+        ("model", found.model, model),
+        ("seed", found.seed, seed),
+        ("differential privacy", word[bool(found.ledger)], word[private]),
+    ):
+        if theirs != ours:
+            raise UsageError(
+                f"{folder}: the run there has {name} {theirs}, the settings say {ours}; resume it "
+                "with the settings it began with, or name another folder"
+            )
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from penstock.errors import UsageError
 from penstock.federated.server.build import algorithm_settings, public_parts
-from penstock.federated.server.checkpoint import newest_round, read_newest
+from penstock.federated.server.checkpoint import check_same_run, newest_round, read_newest
 from penstock.federated.server.privacy import Ledger
 from penstock.federated.server.settings import ServerSettings
 
@@ -50,23 +50,14 @@ def check_folder(settings: ServerSettings, *, resume: bool) -> None:
     found = read_newest(folder, lambda text: None)  # the run tells of damaged ones
     if found is None:
         return
-    private = {True: "with", False: "without"}
-    same = (
-        ("algorithm", found.algorithm, settings.algorithm),
-        ("model", found.model, settings.model.to_json()),
-        ("seed", found.seed, settings.run.seed),
-        (
-            "differential privacy",
-            private[bool(found.ledger)],
-            private[settings.privacy.noise_multiplier > 0],
-        ),
+    check_same_run(
+        folder,
+        found,
+        algorithm=settings.algorithm,
+        model=settings.model.to_json(),
+        seed=settings.run.seed,
+        private=settings.privacy.noise_multiplier > 0,
     )
-    for name, theirs, ours in same:
-        if theirs != ours:
-            raise UsageError(
-                f"{folder}: the run there has {name} {theirs}, the settings say {ours}; resume it "
-                "with the settings it began with, or name another folder"
-            )
 
 
 def open_to_others(host: str) -> bool:

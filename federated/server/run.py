@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from penstock.errors import FormatError, RefusedUpdateError, StorageError, UsageError
+from penstock.errors import RefusedUpdateError, StorageError, UsageError
 from penstock.federated.algorithm import Algorithm
 from penstock.federated.arrays import Arrays, nbytes
 from penstock.federated.models.registry import ModelOptions
@@ -30,7 +30,12 @@ from penstock.federated.protocol import TrainResult, TrainTask
 from penstock.federated.report.records import JOURNAL, RoundRecord, append_record, read_records
 from penstock.federated.server.acceptance import Asked, accept, check_result
 from penstock.federated.server.assignment import Member, assign_ratios, select, sort_out
-from penstock.federated.server.checkpoint import Checkpoint, read_newest, write_checkpoint
+from penstock.federated.server.checkpoint import (
+    Checkpoint,
+    check_same_run,
+    read_newest,
+    write_checkpoint,
+)
 from penstock.federated.server.fleet import Answer, Fleet, Node
 from penstock.federated.server.notices import Notices
 from penstock.federated.server.privacy import Ledger, private_mean
@@ -136,26 +141,22 @@ class FederatedRun:
         """Go on after the newest whole checkpoint; without any, begin.
 
         Raises:
-            FormatError: every checkpoint is damaged, or they are of another algorithm, model or
-                seed.
+            FormatError: every checkpoint is damaged.
+            UsageError: they are of another algorithm, model or seed.
         """
         found = read_newest(self.folder, self.note)
         if found is None:
             self.note(f"{self.folder}: there is nothing to resume; a new run begins")
             self.begin()
             return
-        ours = (self.algorithm.name, self.plan.model.to_json(), self.plan.seed)
-        theirs = (found.algorithm, found.model, found.seed)
-        for name, mine, seen in zip(("algorithm", "model", "seed"), ours, theirs, strict=True):
-            if mine != seen:
-                raise FormatError(
-                    f"{self.folder}: the run there has {name} {seen}, the settings say {mine}"
-                )
-        if bool(found.ledger) != (self.ledger is not None):
-            raise FormatError(
-                f"{self.folder}: the run there was {'with' if found.ledger else 'without'} "
-                "differential privacy; that cannot change on the way"
-            )
+        check_same_run(
+            self.folder,
+            found,
+            algorithm=self.algorithm.name,
+            model=self.plan.model.to_json(),
+            seed=self.plan.seed,
+            private=self.ledger is not None,
+        )
         self.algorithm.restore(found.state)
         self.run_id, self.ratios, self.seen = found.run, dict(found.ratios), dict(found.seen)
         known = self._read_journal()
@@ -235,6 +236,7 @@ class FederatedRun:
             server_seconds=spent,
             device_seconds={device: result.seconds for device, result in results.items()},
             device_peak_bytes={device: result.peak_bytes for device, result in results.items()},
+            ratios={a.device: a.sent.ratio for a in asked.values()},
             epsilon=self.ledger.epsilon if self.ledger else -1.0,
             figures={**self.algorithm.figures, **score.figures},
         )
@@ -282,7 +284,9 @@ class FederatedRun:
                     f"devices.wait_s of {wait_s:g} s are over. {reasons or 'No other answered'}"
                 )
             if not told:
-                self.note(f"{len(members)} of {least} devices are ready; waiting")
+                here = f" ({', '.join(sorted(members))})" if members else ""
+                why = "".join(f"; {device}: {reason}" for device, reason in out.items())
+                self.note(f"{len(members)} of {least} devices are ready{here}; waiting{why}")
                 told = True
             self.sleep(POLL_S)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.errors import FormatError, UsageError
+from penstock.errors import UsageError
 from penstock.federated.aggregation import Update
 from penstock.federated.algorithm import HeteroFL
 from penstock.federated.arrays import digest
@@ -205,7 +205,7 @@ def test_privacy_cannot_change_on_the_way(tmp_path: Path) -> None:
     run.begin()
     again = run_of(tmp_path, kind=HeteroFL)
     again.ledger = Ledger(SETTINGS)
-    with pytest.raises(FormatError, match="without differential privacy"):
+    with pytest.raises(UsageError, match="differential privacy without, the settings say with"):
         again.resume()
 
 

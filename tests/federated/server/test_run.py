@@ -45,6 +45,8 @@ def test_the_global_model_is_the_mean_of_what_came_back(
     assert record.loss == pytest.approx(0.5)
     assert record.examples == sum(10 + n for n in _extra_examples(record.devices))
     assert all(record.bytes_up[d] == record.bytes_down[d] > 0 for d in record.devices)
+    held = dict.fromkeys(run.ratios, 1.0) if kind is FedAvg else run.ratios
+    assert record.ratios == held
     assert read_records(tmp_path / JOURNAL) == tuple(run.records)
 
 
@@ -242,7 +244,7 @@ def test_the_server_waits_for_devices(tmp_path: Path) -> None:
     run.begin()
     assert run.run()[0].devices == ("d0", "late")
     assert fleet.queries == 4
-    assert notes == ["1 of 2 devices are ready; waiting"]
+    assert notes == ["1 of 2 devices are ready (d0); waiting"]
 
 
 def test_a_part_of_the_devices_is_asked_and_it_varies(tmp_path: Path) -> None:

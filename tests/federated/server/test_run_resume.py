@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import FormatError, StorageError, UsageError
+from penstock.errors import StorageError, UsageError
 from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.protocol import TrainResult, TrainTask
@@ -116,12 +116,12 @@ def test_resuming_nothing_begins(tmp_path: Path) -> None:
 
 def test_another_algorithm_model_or_seed_is_not_resumed(tmp_path: Path) -> None:
     finished(tmp_path)
-    with pytest.raises(FormatError, match="algorithm fedrolex"):
+    with pytest.raises(UsageError, match="algorithm fedrolex"):
         run_of(tmp_path, kind=FedAvg).resume()
-    with pytest.raises(FormatError, match="seed 7"):
+    with pytest.raises(UsageError, match="seed 7"):
         run_of(tmp_path, plan=plan_of(seed=8)).resume()
     wider = replace(plan_of(), model=replace(plan_of().model, widths=(9, 5)))
-    with pytest.raises(FormatError, match="model"):
+    with pytest.raises(UsageError, match="model"):
         run_of(tmp_path, plan=wider).resume()
 
 
