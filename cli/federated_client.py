@@ -239,15 +239,14 @@ def forget(
     from penstock.federated.client.forget import Which, parse_label
     from penstock.federated.client.forget import forget as take_out
     from penstock.federated.client.ingest import read_windows
-    from penstock.federated.client.labels import LabelCodes
+    from penstock.federated.client.labels import AnyLabels
     from penstock.federated.client.store import Store
     from penstock.federated.daemon.config import load_config
 
     settings = load_config(config)
     layout = _layout(label, ignore, shape, window, step)
     with Store.open(settings.store, settings.storage.disk_bytes) as store:
-        codes = LabelCodes(store.labels)
-        found = [read_windows(path, codes, layout)[0] for path in files or ()]
+        found = [read_windows(path, AnyLabels(), layout)[0] for path in files or ()]
         for path, inputs in zip(files or (), found, strict=True):
             if inputs.shape[1:] != store.shape:
                 raise UsageError(
@@ -272,7 +271,10 @@ def forget(
         f"{gone.exemplars} exemplars."
     )
     if gone.log_remains:
-        say("Note: another process read meanwhile; run this again to empty the log beside it.")
+        say(
+            "Note: the log beside the store may still hold them: another process used it, or there "
+            "was no room; run this again to empty it."
+        )
     for copy in gone.copies:
         say(f"Note: {copy} was moved aside when it was damaged; it may still hold them.")
     _say_counts(counts)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import UsageError
+from penstock.errors import StorageError, UsageError
 from penstock.federated.client.salvage import sample_hash
 from penstock.federated.client.store import Store
+from penstock.federated.protocol import MOST_INTEGER
 from penstock.federated.training.data import UNLABELLED
 
 
@@ -47,7 +48,8 @@ class Forgotten:
     Attributes:
         labelled, unlabelled: windows; exemplars: of these.
         emptied: none is left, so shape and label names are open again.
-        log_remains: another process read meanwhile, so the log beside the database still holds it.
+        log_remains: the log beside the database could not be emptied and may still hold it: another
+            process used it meanwhile, or there was no room. The next call tries again.
         copies: files of a damaged store that were moved aside; what is in them was not touched.
     """
 
@@ -66,25 +68,23 @@ def forget(store: Store, which: Which) -> Forgotten:
         StorageError: the store is damaged, or cannot be written.
     """
     database = store.database
-    with database.reading() as db:
-        db.execute("PRAGMA secure_delete = ON").fetchall()
+    with database.writing() as db:
+        where, values = _where(which, store.chunk)
+        select = f"SELECT id, label IS NOT NULL, exemplar FROM samples WHERE {where}"
+        rows = {
+            row[0]: row[1:]
+            for more in _hashes(which)
+            for row in db.execute(select, (*values, *more))
+        }
+        db.executemany("DELETE FROM samples WHERE id = ?", [(number,) for number in rows])
+        emptied = bool(rows) or which.everything  # the turn of a chunk may have emptied it before
+        emptied = emptied and not db.execute("SELECT 1 FROM samples LIMIT 1").fetchone()
+        if emptied:
+            db.execute("DELETE FROM facts WHERE name IN ('shape', 'labels')")
     try:
-        with database.writing() as db:
-            where, values = _where(which, store.chunk)
-            select = f"SELECT id, label IS NOT NULL, exemplar FROM samples WHERE {where}"
-            rows = {
-                row[0]: row[1:]
-                for more in _hashes(which)
-                for row in db.execute(select, (*values, *more))
-            }
-            db.executemany("DELETE FROM samples WHERE id = ?", [(number,) for number in rows])
-            emptied = bool(rows) and not db.execute("SELECT 1 FROM samples LIMIT 1").fetchone()
-            if emptied:
-                db.execute("DELETE FROM facts WHERE name IN ('shape', 'labels')")
-    finally:
-        with database.reading() as db:
-            db.execute("PRAGMA secure_delete = OFF").fetchall()
-    whole = database.shrink()
+        whole = database.shrink()
+    except StorageError:
+        whole = False  # they are deleted all the same
     labelled = sum(row[0] for row in rows.values())
     return Forgotten(
         labelled,
@@ -106,15 +106,18 @@ def parse_label(text: str, names: tuple[str, ...]) -> int:
     """A label of the store, by name or number, also one that has no name; -1: none.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or under -1.
     """
     if text in names:
         return names.index(text)
     try:
-        return max(int(text), UNLABELLED)
+        number = int(text)
     except ValueError:
+        number = UNLABELLED - 1
+    if not UNLABELLED <= number <= MOST_INTEGER:
         known = f"one of {', '.join(names)}, or a number" if names else "a number"
-        raise UsageError(f"the label is {text!r}, expected {known}; -1 is none") from None
+        raise UsageError(f"the label is {text!r}, expected {known} from 0 on; -1 is none")
+    return number
 
 
 def _where(which: Which, chunk: int) -> tuple[str, list[int]]:

@@ -54,6 +54,21 @@ class LabelCodes:
         return self.from_number(number, where)
 
 
+@dataclass(frozen=True)
+class AnyLabels(LabelCodes):
+    """For windows that are only looked up: whatever their label is, it is none."""
+
+    def from_number(self, value: int, where: str) -> int:
+        """-1."""
+        del value, where
+        return UNLABELLED
+
+    def from_text(self, text: str, where: str) -> int:
+        """-1."""
+        del text, where
+        return UNLABELLED
+
+
 def parse_label_names(text: str) -> tuple[str, ...]:
     """'walk,sit,stand' as names.
 

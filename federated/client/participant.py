@@ -112,7 +112,7 @@ class Participant:
         """What this device can do, and whether it takes part now.
 
         Args:
-            notice: that came with the query; None: there is nothing to say.
+            notice: that came with the query; None: none came, what the last one said holds.
         """
         now, counts = self._readiness(), self.store.counts()
         reason = now.reason

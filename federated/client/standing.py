@@ -6,20 +6,29 @@ A device hears of it in four ways, and what each says holds until that way says 
     task        why it could not do the last task
     left_out    why the server gave it no task; the next task ends that
     refused     why the server did not count its last update
+
+A query without a notice says nothing of the last two: a server that was just started, or an older
+one, sends none.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.federated.client.database import Database
-from penstock.federated.protocol import MOST_REASON, Notice
+from penstock.federated.printable import printable
+from penstock.federated.protocol import Notice
 
 MOST_JSON = 2000  # bytes of a reason: the node's lines to its supervisor are bounded
 FACT = "standing"  # in the store: way to [reason, Unix time]
+NUMBER = re.compile(r"\d[\d.,]*")  # of a reason: "load 2.3"
+NUMBERS_S = 60.0  # from one write to the next where only numbers have changed
 # The first one that there is is shown.
 WORDS = {
     "task": "sits out",
@@ -37,7 +46,8 @@ class Standing:
         word: "takes part", "not asked yet", "not now" (its conditions do not hold), "sits out" (its
             data does not fit, or it cannot train), "refused" (the server does not count its work).
         reason: in words; empty where it takes part.
-        since: Unix time of the first time that this was so; 0 where it takes part.
+        since: Unix time from which there was a reason of this way, be it another one at first; 0
+            where it takes part.
     """
 
     word: str
@@ -56,23 +66,27 @@ class Standing:
 
 
 class Standings:
-    """The four words in a store's database; written only where one changes."""
+    """The four words in a store's database; written only where one changes, for each write waits
+    for the disk."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._written = -math.inf  # monotonic time
 
     def after_query(self, conditions: str, notice: Notice | None) -> None:
         """A query came.
 
         Args:
             conditions: why the device takes no part now; empty: it does.
-            notice: of the server; None: it has nothing to say.
+            notice: of the server; None: none came, so what it said last holds.
 
         Raises:
             StorageError: it cannot be kept.
         """
-        said = notice or Notice()
-        self._change(conditions=conditions, left_out=said.left_out, refused=said.refused)
+        if notice is None:
+            self._change(conditions=conditions)
+        else:
+            self._change(conditions=conditions, left_out=notice.left_out, refused=notice.refused)
 
     def after_task(self, reason: str = "") -> None:
         """A task came, and could not be done for this reason; empty: it was done.
@@ -106,23 +120,33 @@ class Standings:
         return {way: (str(reason), float(since)) for way, (reason, since) in found}
 
     def _change(self, **reasons: str) -> None:
-        before = self._held()
+        before, now = self._held(), time.time()
         held = dict(before or {})
         for way, text in reasons.items():
-            reason = printable(text)
-            if not reason:
+            reason = shown(text)
+            if reason:
+                held[way] = (reason, held.get(way, ("", now))[1])
+            else:
                 held.pop(way, None)
-            elif reason != held.get(way, ("", 0.0))[0]:
-                held[way] = (reason, time.time())
-        if held != before:
-            with self.database.writing() as db:
-                db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (FACT, json.dumps(held)))
+        lately = time.monotonic() - self._written < NUMBERS_S
+        if held == before or (lately and before is not None and _alike(held, before)):
+            return
+        with self.database.writing() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (FACT, json.dumps(held)))
+        self._written = time.monotonic()
 
 
-def printable(text: str) -> str:
-    """A text of the network for a terminal: one line, no control characters, not too long."""
-    kept = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * MOST_REASON])
-    line = " ".join(kept.split())[:MOST_REASON]
+def shown(text: str) -> str:
+    """A reason as it is kept: printable, and not too long as JSON either."""
+    line = printable(text)
     while len(json.dumps(line)) > MOST_JSON:
         line = line[:-1]
     return line
+
+
+def _alike(one: Mapping[str, tuple[str, float]], two: Mapping[str, tuple[str, float]]) -> bool:
+    """Whether the same ways say the same but for numbers."""
+    words, others = (
+        {way: NUMBER.sub("#", reason) for way, (reason, _) in held.items()} for held in (one, two)
+    )
+    return words == others

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.errors import FormatError, UsageError
+from penstock.errors import FormatError, StorageError, UsageError
 from penstock.federated.toml_text import parse_toml
 from penstock.runtime.budget import format_size, parse_size
 
@@ -286,7 +286,8 @@ def read_certificates(config: DeviceConfig, source: Path | None) -> bytes | None
         source: the file that the configuration is from.
 
     Raises:
-        UsageError: the file cannot be read, or holds no certificate.
+        StorageError: the file is not there or cannot be read, now: trying again may help.
+        UsageError: it holds no certificate.
     """
     path = config.superlink.certificates
     if not path:
@@ -295,7 +296,7 @@ def read_certificates(config: DeviceConfig, source: Path | None) -> bytes | None
     try:
         found = Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"{where} cannot be read: {error.strerror}") from error
+        raise StorageError(f"{where} cannot be read: {error.strerror}") from error
     if b"-----BEGIN CERTIFICATE-----" not in found:
         raise UsageError(f"{where} holds no certificate in PEM")
     return found

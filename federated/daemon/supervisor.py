@@ -212,7 +212,8 @@ def supervise(config: DeviceConfig, path: Path | None, superlink: str | None) ->
     """Run the daemon in this process until SIGTERM or SIGINT. Returns the exit code.
 
     Raises:
-        UsageError: the file of authorities cannot be read. Else as `Supervisor.run`.
+        StorageError: the file of authorities cannot be read.
+        UsageError: it holds none. Else as `Supervisor.run`.
     """
     read_certificates(config, path)
     supervisor = Supervisor(config, path, superlink)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,13 +56,36 @@ def test_what_is_named_goes_and_the_rest_stays(store: Store) -> None:
     assert not store.shape and not store.labels
 
 
+def test_all_of_an_empty_store_opens_shape_and_names(store: Store) -> None:
+    for chunk in (0, 1):
+        store.begin_chunk("run", chunk)
+    assert not put_in(store)
+    assert not forget(store, Which(label=0)).emptied and store.shape == (3, 32)
+    with pytest.raises(UsageError, match="forget --all"):
+        store.add(np.ones((1, 5), np.float32), labels(1))
+    assert forget(store, Which(everything=True)) == Forgotten(0, 0, 0, True, False, ())
+    assert store.add(np.ones((1, 5), np.float32), labels(1), label_names=("x",)).new == 1
+
+
 @pytest.mark.parametrize("which", [{}, {"everything": True, "label": 0}])
 def test_nothing_is_deleted_unnamed(which: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="say which windows"):
         Which(**which)  # type: ignore[arg-type]
 
 
-def test_nothing_of_it_is_left_in_any_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("default", ["OFF", "ON"])
+def test_nothing_of_it_is_left_in_any_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: str
+) -> None:
+    """Also where SQLite overwrites nothing by default: Debian's does, others' do not."""
+    connect = sqlite3.connect
+
+    def as_built(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        made = connect(*arguments, **named)
+        made.execute(f"PRAGMA secure_delete = {default}").fetchall()
+        return made
+
+    monkeypatch.setattr(sqlite3, "connect", as_built)
     marks = np.full((40, 3, 32), np.float32(1.2345678))
     marks[:, 0, 0] = np.arange(40)
     mark = marks[0, 0, 1:9].tobytes()
@@ -74,6 +98,8 @@ def test_nothing_of_it_is_left_in_any_file(tmp_path: Path) -> None:
         assert gone.unlabelled == 39 and not gone.log_remains
         assert forget(store, Which(marks)).unlabelled == 1
         assert not _files_with(tmp_path, mark)
+        held = store.database.connection.execute("PRAGMA secure_delete").fetchone()
+        assert held == (1,), "also for what is deleted later; FAST, 2, leaves copies"
         assert store.counts().unlabelled == 40
     assert not _files_with(tmp_path, mark)
 
@@ -92,6 +118,27 @@ def test_a_reader_that_keeps_the_log_is_told_of(
     assert not forget(store, Which(label=0)).log_remains
 
 
+def test_a_log_that_cannot_be_emptied_undoes_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that writes right after: the windows are gone, and that is said."""
+    store.database.connection.execute("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    shrink = store.database.shrink
+
+    def meanwhile() -> bool:
+        other.execute("BEGIN IMMEDIATE")
+        return shrink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "shrink", meanwhile)
+        gone = forget(store, Which(label=0))
+    other.close()
+    assert (gone.labelled, gone.log_remains) == (2, True)
+    assert len(put_in(store)) == 10
+    assert not forget(store, Which(label=0)).log_remains
+
+
 def test_all_or_nothing(store: Store) -> None:
     with store.database.writing() as db:
         db.execute(
@@ -107,8 +154,14 @@ def test_a_label_by_name_or_number() -> None:
     assert parse_label("b", ("a", "b")) == 1
     assert parse_label("9", ("a", "b")) == 9, "one that has no name may be there"
     assert parse_label("-1", ()) == -1
-    with pytest.raises(UsageError, match="expected a number"):
-        parse_label("walk", ())
+    for text, names, expected in (
+        ("walk", (), "a number from 0 on; -1 is none"),
+        ("-7", (), "a number from 0 on; -1 is none"),
+        ("-2", ("a", "b"), "one of a, b, or a number from 0 on"),
+        ("9" * 30, (), "a number"),
+    ):
+        with pytest.raises(UsageError, match=f"is '{text}', expected {expected}"):
+            parse_label(text, names)
 
 
 def _files_with(folder: Path, mark: bytes) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import FormatError, PenstockError, UsageError
-from penstock.federated.daemon.config import load_config
+from penstock.errors import FormatError, PenstockError, StorageError, UsageError
+from penstock.federated.daemon.config import load_config, read_certificates
 
 
 def put(tmp_path: Path, text: str) -> Path:
@@ -71,3 +71,19 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="cannot be read"):
         load_config(tmp_path / "none.toml")
+
+
+def test_authorities_that_are_away_may_come_back(tmp_path: Path) -> None:
+    path = put(tmp_path, '[superlink]\naddress = "h:1"\ncertificates = "ca.pem"\n')
+    config, file = load_config(path), tmp_path / "ca.pem"
+    with pytest.raises(StorageError, match="ca.pem cannot be read: No such file"):
+        read_certificates(config, path)
+    file.mkdir()
+    with pytest.raises(StorageError, match="ca.pem cannot be read: Is a directory"):
+        read_certificates(config, path)
+    file.rmdir()
+    file.write_text("none")
+    with pytest.raises(UsageError, match="holds no certificate"):
+        read_certificates(config, path)
+    file.write_text("-----BEGIN CERTIFICATE-----\n")
+    assert read_certificates(config, path) == b"-----BEGIN CERTIFICATE-----\n"

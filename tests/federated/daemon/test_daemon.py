@@ -165,7 +165,10 @@ def test_a_life(tmp_path: Path, superlink: SuperLink, hand: Hand) -> None:
         with pytest.raises(urllib.error.HTTPError, match="503") as unwell:
             urllib.request.urlopen(read_status(device.home)["health"] + "/health")
         assert json.load(unwell.value)["standing_reason"] == "a value is not finite"
-        hand.answer(run, hand.ask(run, node, "query", None))
+        hand.answer(run, hand.ask(run, node, "query", None))  # of a server that knows nothing yet
+        facts = device.wait_for(lambda facts: facts.get("phase") == "waiting")
+        assert facts["standing"] == "refused"
+        hand.answer(run, hand.ask(run, node, "query", Notice()))
         device.wait_for(lambda facts: facts.get("standing") == "takes part")
 
         # What is not a message of ours is answered by an error or a refusal, and the node lives on.
