@@ -34,6 +34,7 @@ from penstock.federated.server.processes import descendants
 PATIENCE_S = 900.0
 LONG = 300  # epochs that last some seconds, so that a fault meets a training
 SAMPLES = CLASSES * PER_CLASS
+LATE_ROUNDS = 2  # at most, that a device may miss while it starts
 PAGE_SAMPLES = 20  # at most on one page of a store; a page that is damaged takes its own with it
 
 
@@ -54,7 +55,8 @@ def check(
     """What is wrong with a run that ended; empty: nothing.
 
     Args:
-        undisturbed: devices whose update must count in every round.
+        undisturbed: devices whose update must count in every round from their first on; a run
+            that needs fewer than all may begin without one that starts more slowly.
         may_lose: samples that a device's store may lack.
     """
     wrong = []
@@ -68,9 +70,14 @@ def check(
             wrong.append(f"round {record.round_number} counts {record.devices}")
         if record.examples != SAMPLES * len(record.devices):
             wrong.append(f"round {record.round_number} counts {record.examples} examples")
-        for device in undisturbed:
-            if federation.identities[device.name] not in record.devices:
-                wrong.append(f"round {record.round_number} lacks {device.name}, which nothing hurt")
+    for device in undisturbed:
+        counted = [federation.identities[device.name] in record.devices for record in records]
+        first = min(counted.index(True), LATE_ROUNDS) if any(counted) else 0
+        wrong += [
+            f"round {record.round_number} lacks {device.name}, which nothing hurt"
+            for record, counts in zip(records[first:], counted[first:], strict=True)
+            if not counts
+        ]
     for device in federation.devices:
         settings = load_config(device.config)
         with Store.open(settings.store) as store:
@@ -233,7 +240,7 @@ def database_corrupt(folder: Path) -> Fault:
         federation.wait_for_round(2, PATIENCE_S)
     newest = max(federation.run_folder.glob("round-*.safetensors"))
     damage(newest)
-    damage(federation.run_folder / "flower" / "superlink.db")
+    damage(federation.run_folder / "flower" / "superlink.db", at=100)
     store = load_config(federation.devices[0].config).store
     damage(store)
     with running(federation, "--resume"):

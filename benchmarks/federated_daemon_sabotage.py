@@ -93,13 +93,18 @@ def fill(path: Path) -> None:
             file.write(b"\0" * 4096)
 
 
-def damage(path: Path) -> None:
-    """Overwrite the middle of a file, as a bad sector would."""
+def damage(path: Path, at: int | None = None) -> None:
+    """Overwrite a part of a file, as a bad sector would.
+
+    Args:
+        at: where; None: in the middle. What SQLite keeps there may be a row's content, whose damage
+            no check of a database finds; at 100, behind its header, is always structure.
+    """
     if not path.exists():
         return
     size = path.stat().st_size
     with open(path, "r+b") as file:
-        file.seek(size // 2)
+        file.seek(size // 2 if at is None else at)
         file.write(b"\xa5" * min(512, size // 4))
 
 
