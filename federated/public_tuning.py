@@ -19,6 +19,12 @@ from penstock.federated.arrays import Arrays
 from penstock.federated.public_training import PublicTrainer
 
 
+def tuned_name(inner: str) -> str:
+    """What an algorithm of this name is called when it is tuned; its checkpoints and records say
+    so."""
+    return f"{inner} + public fine-tuning"
+
+
 class PublicTuning(Algorithm):
     """Another algorithm, whose global model is trained on the public samples after each round.
 
@@ -42,7 +48,7 @@ class PublicTuning(Algorithm):
         self.inner, self.trainer, self.epochs, self.rate, self.seed = (
             inner, trainer, epochs, rate, seed,
         )  # fmt: skip
-        self.name = f"{inner.name} + public fine-tuning"
+        self.name = tuned_name(inner.name)
 
     def begin_round(self, number: int) -> None:
         """The inner algorithm's."""

@@ -15,6 +15,8 @@ from penstock.errors import RefusedUpdateError, StorageError, UsageError
 from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import Arrays
 from penstock.federated.models.registry import ModelOptions, build_module, model_spec
+from penstock.federated.public_training import PublicSet, PublicTrainer
+from penstock.federated.public_tuning import PublicTuning, tuned_name
 from penstock.federated.report.records import CHUNK_F1
 from penstock.federated.server.check_settings import check_type
 from penstock.federated.server.fleet import Fleet
@@ -98,6 +100,12 @@ def algorithm_settings(settings: ServerSettings) -> Any:
     return None
 
 
+def algorithm_name(settings: ServerSettings) -> str:
+    """What `build_algorithm` calls its algorithm, and so every checkpoint, without building it."""
+    name = settings.algorithm
+    return tuned_name(name) if settings.public.tune_epochs else name
+
+
 def build_algorithm(
     settings: ServerSettings, train: TrainingData | None, hold_out: TrainingData | None
 ) -> tuple[Algorithm, str]:
@@ -110,7 +118,6 @@ def build_algorithm(
     spec, arrays = model_spec(settings.model), initial_model(settings.model, settings.run.seed)
     if name == "fedconv":
         from penstock.federated.fedconv.fedconv import FedConv
-        from penstock.federated.public_training import PublicSet
 
         if train is None or hold_out is None:
             raise UsageError("fedconv needs public samples: set public.file")
@@ -174,9 +181,6 @@ def _tuned(
 ) -> Algorithm:
     if not settings.public.tune_epochs or train is None or hold_out is None:
         return inner
-    from penstock.federated.public_training import PublicSet, PublicTrainer
-    from penstock.federated.public_tuning import PublicTuning
-
     return PublicTuning(
         inner,
         PublicTrainer(settings.model, PublicSet(train, hold_out)),

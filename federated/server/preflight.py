@@ -10,7 +10,7 @@ import ipaddress
 from pathlib import Path
 
 from penstock.errors import UsageError
-from penstock.federated.server.build import algorithm_settings, public_parts
+from penstock.federated.server.build import algorithm_name, algorithm_settings, public_parts
 from penstock.federated.server.checkpoint import check_same_run, newest_round, read_newest
 from penstock.federated.server.privacy import Ledger
 from penstock.federated.server.settings import ServerSettings
@@ -53,7 +53,7 @@ def check_folder(settings: ServerSettings, *, resume: bool) -> None:
     check_same_run(
         folder,
         found,
-        algorithm=settings.algorithm,
+        algorithm=algorithm_name(settings),
         model=settings.model.to_json(),
         seed=settings.run.seed,
         private=settings.privacy.noise_multiplier > 0,

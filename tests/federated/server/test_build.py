@@ -15,6 +15,7 @@ from penstock.federated.public_tuning import PublicTuning
 from penstock.federated.report.records import CHUNK_F1
 from penstock.federated.server import build
 from penstock.federated.server.build import build_run, initial_model, score_on
+from penstock.federated.server.preflight import check_folder
 from penstock.federated.server.public_set import read_public_set, split_public_set
 from penstock.federated.server.settings import read_settings
 from penstock.federated.training.data import TrainingData
@@ -72,6 +73,7 @@ def test_every_algorithm_runs_and_resumes(
     assert all(0 <= record.global_accuracy <= 1 for record in records)
     assert all(record.figures["test_loss"] > 0 for record in records)
     assert {task.algorithm for _, task, _ in fleet.tasks} == {settings.algorithm}
+    check_folder(settings, resume=True)  # says the same as the run, but before anything starts
     again = build_run(settings, fleet, lambda text: None)
     again.resume()
     assert digest(again.algorithm.arrays) == digest(run.algorithm.arrays)

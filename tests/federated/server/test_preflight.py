@@ -91,6 +91,12 @@ def test_a_folder_that_holds_another_run(tmp_path: Path) -> None:
     write_checkpoint(folder, replace(held, ledger="{}"))
     with pytest.raises(UsageError, match="has differential privacy with, the settings say without"):
         check_folder(mine, resume=True)
+    write_checkpoint(folder, held)
+    tuned = replace(mine, public=replace(mine.public, tune_epochs=2))
+    with pytest.raises(UsageError, match=r"the settings say fedavg \+ public fine-tuning"):
+        check_folder(tuned, resume=True)
+    write_checkpoint(folder, replace(held, algorithm="fedavg + public fine-tuning"))
+    check_folder(tuned, resume=True)
     (folder / "round-000003.safetensors").write_bytes(b"torn")
     with pytest.raises(FormatError, match="all 1 checkpoints are damaged"):
         check_folder(mine, resume=True)
