@@ -52,6 +52,7 @@ def report(
 
 def show_summary(summary: Summary) -> None:
     """A run, for people."""
+    from penstock.federated.printable import printable
     from penstock.federated.report.page import widths
     from penstock.federated.report.plots import most
 
@@ -102,7 +103,7 @@ def show_summary(summary: Summary) -> None:
         ["device", ">width", ">counted", ">without", ">down", ">up", ">seconds"],
         [
             (
-                d.device,
+                printable(d.device),  # older servers took any name
                 widths(d),
                 str(d.counted),
                 str(d.refused),

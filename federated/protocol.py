@@ -9,7 +9,7 @@ named "message". A record names its protocol; another version is refused by both
 where to update. Within a version a record may gain fields: each has a default, which stands for
 "not said", and who does not know it passes it over. So a newer server goes on with older devices.
 What cannot be passed over makes another version. `Notice` came so: an older device does not read
-it, an older server sends none, and one that has nothing to say sends none either.
+it, and an older server sends none, as does one that was just started and does not know yet.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Record:
     """Base: to and from a flat dict, every field checked by its type and its range."""
 
     RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {}
-    NAMES: ClassVar[tuple[str, ...]] = ()  # texts of at most MOST_NAME letters
+    NAMES: ClassVar[tuple[str, ...]] = ()  # printable texts of at most MOST_NAME letters
 
     def to_record(self) -> dict[str, Plain]:
         """Plain values by field name, and the protocol's version."""
@@ -54,7 +54,8 @@ class Record:
         Raises:
             RefusedUpdateError: another protocol, a field that is missing or of another type, a
                 number that is not finite or out of its range, a text beyond 64 KiB, a name beyond
-                64 letters. Fields that are not known are passed over.
+                64 letters or with one that cannot be printed. Fields that are not known are passed
+                over.
         """
         version = record.get("protocol")
         if type(version) is not int:
@@ -92,6 +93,10 @@ class Record:
                     f"{source}: {cls.__name__}.{name} is {len(value)} long, expected at most "
                     f"{longest}"
                 )
+            if name in cls.NAMES and isinstance(value, str) and not value.isprintable():
+                raise RefusedUpdateError(
+                    f"{source}: {cls.__name__}.{name} is {value!r}, which cannot be printed"
+                )
             low, high = cls.RANGES.get(name, (-MOST_INTEGER, MOST_INTEGER))
             if isinstance(value, (int, float)) and not low <= value <= high:
                 seen = f"{value:.6g}" if abs(value) <= MOST_INTEGER else "beyond 64 bits"
@@ -105,6 +110,8 @@ class Record:
 @dataclass(frozen=True)
 class Notice(Record):
     """What a query tells the device of its standing with the server, which only the server knows.
+
+    An empty one says that all is well. Without one what was said before holds.
 
     Attributes:
         left_out: why it was given no task at the last chance; empty: it was not left out.

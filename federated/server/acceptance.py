@@ -9,7 +9,8 @@ from penstock.errors import PenstockError, RefusedUpdateError
 from penstock.federated.aggregation import Update, check_update
 from penstock.federated.algorithm import Algorithm, Sent
 from penstock.federated.arrays import check_arrays, digest, nbytes
-from penstock.federated.protocol import MOST_BYTES, MOST_REASON, TrainResult, TrainTask
+from penstock.federated.printable import printable
+from penstock.federated.protocol import MOST_BYTES, TrainResult, TrainTask
 from penstock.federated.server.fleet import Answer, Node
 
 MOST_EXAMPLES = 10_000_000  # of one device in one round: a guard against nonsense, not malice
@@ -42,7 +43,7 @@ def accept(
                 raise answer
             taken.append(_accept(question, answer, algorithm))
         except PenstockError as error:
-            refused[question.device] = str(error)[:MOST_REASON]
+            refused[question.device] = printable(str(error))
     for node in answers:
         if node not in asked:
             refused[f"node {node}"] = "answered without having been asked"

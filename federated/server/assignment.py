@@ -11,7 +11,8 @@ import numpy as np
 
 from penstock.errors import PenstockError
 from penstock.federated.models.registry import ModelOptions, model_spec
-from penstock.federated.protocol import MOST_REASON, Capabilities
+from penstock.federated.printable import printable
+from penstock.federated.protocol import Capabilities
 from penstock.federated.server.fleet import Node
 
 BYTES_PER_PARAMETER = 16  # float32 weights, gradients and Adam's two moments
@@ -42,7 +43,7 @@ def sort_out(
     out: dict[str, str] = {}
     for node, answer in sorted(answers, key=lambda pair: pair[0]):
         if isinstance(answer, PenstockError):
-            out[f"node {node}"] = str(answer)[:MOST_REASON]
+            out[f"node {node}"] = printable(str(answer))
             continue
         device = answer.device
         reason = _unfit(answer, model)
@@ -50,7 +51,7 @@ def sort_out(
             ready.pop(device, None)
             out[device] = "two nodes answer as this device; each device needs a key of its own"
         elif reason:
-            out[device] = reason[:MOST_REASON]
+            out[device] = printable(reason)
         else:
             ready[device] = Member(node, answer)
     return ready, out

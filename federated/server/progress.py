@@ -4,27 +4,32 @@
     Progress(folder, ...).look()     the watcher: these notes, and a line for each round's record
 
 The run is a process of Flower's, whose output goes nowhere. So its notes are lines of a small file
-beside the journal; a watcher that starts empties it.
+beside the journal; a watcher that starts empties it, and so does the run once it is too long.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from penstock.errors import FormatError
+from penstock.federated.printable import printable
 from penstock.federated.report.records import JOURNAL, RoundRecord
 
 NOTES = "notes.txt"
+MOST_NOTE = 4000  # letters
+MOST_NOTES = 1 << 20  # bytes; the watcher reads them long before there are so many
 
 
 def append_note(folder: Path, text: str) -> None:
     """Add one line. Where it cannot be written nobody is told: a note ends no run."""
-    # Some notes quote a device, whose words must not steer the terminal they are shown on.
-    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = printable(text, MOST_NOTE)  # some quote a device
     with suppress(OSError), open(folder / NOTES, "a", encoding="utf-8") as file:
+        if file.tell() > MOST_NOTES:
+            file.truncate(0)
         file.write(f"{line}\n")
 
 
@@ -86,7 +91,7 @@ def _measured(accuracy: float, macro_f1: float) -> str:
 
 
 class _NewLines:
-    """The whole lines that a file gets from now on; it need not be there yet."""
+    """The whole lines that a file gets from now on; it may come later, and be emptied."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.start = path, 0
@@ -96,6 +101,8 @@ class _NewLines:
         """Those since the last look."""
         try:
             with open(self.path, "rb") as file:
+                if file.seek(0, os.SEEK_END) < self.start:
+                    self.start = 0
                 file.seek(self.start)
                 found = file.read()
         except OSError:

@@ -13,6 +13,7 @@ with the same seeds, so that the answers that devices kept still fit. No Flower 
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from penstock.errors import RefusedUpdateError, StorageError, UsageError
 from penstock.federated.algorithm import Algorithm
 from penstock.federated.arrays import Arrays, nbytes
 from penstock.federated.models.registry import ModelOptions
+from penstock.federated.printable import printable
 from penstock.federated.protocol import TrainResult, TrainTask
 from penstock.federated.report.records import JOURNAL, RoundRecord, append_record, read_records
 from penstock.federated.server.acceptance import Asked, accept, check_result
@@ -40,9 +42,11 @@ from penstock.federated.server.fleet import Answer, Fleet, Node
 from penstock.federated.server.notices import Notices
 from penstock.federated.server.privacy import Ledger, private_mean
 from penstock.federated.server.settings import DeviceSettings, TrainingSettings
+from penstock.federated.server.telling import reasons_line, waiting_line
 
 TRAINING_SHARE = 0.9  # of the deadline; the rest is for the way there and back
 POLL_S = 1.0  # between two queries while too few devices are ready
+TELL_S = 30.0  # between two lines about them
 FORGET_ROUNDS = 100  # without a device that was there; its place in the mix is free again
 
 
@@ -269,7 +273,7 @@ class FederatedRun:
         """Devices that are ready, at least `devices.least` of them, and who sits out and why."""
         least, wait_s = self.plan.devices.least, self.plan.devices.wait_s
         until = time.monotonic() + wait_s
-        told = False
+        told, told_at = "", -math.inf
         while True:
             self._notices.give(self.fleet)
             answers = self.fleet.query()
@@ -278,16 +282,15 @@ class FederatedRun:
             if len(members) >= least:
                 return members, out
             if time.monotonic() >= until:
-                reasons = "; ".join(f"{device}: {reason}" for device, reason in out.items())
                 raise RefusedUpdateError(
                     f"{len(members)} devices are ready, devices.least is {least}, and "
-                    f"devices.wait_s of {wait_s:g} s are over. {reasons or 'No other answered'}"
+                    f"devices.wait_s of {wait_s:g} s are over. "
+                    f"{reasons_line(out) or 'No other answered'}"
                 )
-            if not told:
-                here = f" ({', '.join(sorted(members))})" if members else ""
-                why = "".join(f"; {device}: {reason}" for device, reason in out.items())
-                self.note(f"{len(members)} of {least} devices are ready{here}; waiting{why}")
-                told = True
+            line = waiting_line(members, out, least)
+            if line != told and time.monotonic() - told_at >= TELL_S:
+                self.note(line)
+                told, told_at = line, time.monotonic()
             self.sleep(POLL_S)
 
     def _ask(self, device: str, number: int, seed: int) -> Asked:
@@ -320,6 +323,7 @@ class FederatedRun:
             "evaluate",
         )
         found: dict[str, TrainResult] = {}
+        refused: dict[str, str] = {}
         for node, question in asked.items():
             answer: Answer | None = answers.get(node)
             if not isinstance(answer, tuple):
@@ -327,9 +331,11 @@ class FederatedRun:
             try:
                 check_result(answer[0], question.device, question.task)
             except RefusedUpdateError as error:
-                self.note(f"evaluation of round {number}, device {question.device}: {error}")
+                refused[question.device] = printable(str(error))
                 continue
             found[question.device] = answer[0]
+        if refused:
+            self.note(f"evaluation of round {number} without {reasons_line(refused)}")
         return found
 
     # ---------------------------------------------------------------- what is kept

@@ -55,9 +55,10 @@ def serve(
         on_start: told when devices can connect.
 
     Raises:
-        UsageError: the folder holds a run and `resume` was not asked for or the settings are not
-            those it began with, another server uses it, the public samples do not fit, or no
-            device may take part. All of these before anything is started.
+        UsageError: the folder holds a run and `resume` was not asked for, or it began with another
+            algorithm, model or seed, or with differential privacy where there is none now, or the
+            other way round (other settings are not compared); another server uses it, the public
+            samples do not fit, or no device may take part. All before anything is started.
         PenstockError: SuperLink does not come up, the run ended by an error, or it was started
             again `restarts` times and no round ended.
     """

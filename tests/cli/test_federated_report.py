@@ -31,6 +31,14 @@ def test_tables_for_people(cli: Cli, folder: Path) -> None:
     assert "1, 0.625" in result.out and "last 10" not in result.out
 
 
+def test_a_device_s_name_steers_no_terminal(cli: Cli, tmp_path: Path) -> None:
+    record = RoundRecord("c" * 16, 1, 0, "fedavg", ("d1\x1b[2J\x9b2J\u202e",))
+    append_record(tmp_path / JOURNAL, record)
+    result = cli("federated", "report", tmp_path)
+    assert result.code == 0 and "d1 [2J 2J" in result.out
+    assert not set("\x1b\x9b\u202e") & set(result.out)
+
+
 def test_a_table_that_was_cut_says_so(cli: Cli, tmp_path: Path) -> None:
     for number in range(1, 26):
         devices = tuple(f"d{i:02}" for i in range(12))

@@ -101,6 +101,13 @@ def test_a_name_of_any_length_is_refused(record: Record, name: str) -> None:
         kind.from_record(record.to_record() | {name: "x" * 65}, "a device")
 
 
+def test_a_name_that_would_steer_a_terminal_is_refused() -> None:
+    for name in ("a\x1b[2J", "a\nround 3 of 3", "\u202eabc", "\x9b2J"):
+        with pytest.raises(RefusedUpdateError, match="device is .*cannot be printed") as caught:
+            Capabilities.from_record(CAPABILITIES.to_record() | {"device": name}, "a device")
+        assert str(caught.value).isprintable()
+
+
 def test_a_missing_field_is_refused() -> None:
     for name in TASK.to_record().keys() - {"chunk_round"}:  # 0: not said
         plain = TASK.to_record()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from penstock.federated.report.records import JOURNAL, RoundRecord, append_record
+from penstock.federated.server import progress as progress_module
 from penstock.federated.server.progress import NOTES, Progress, append_note
 
 FIRST = RoundRecord(
@@ -62,5 +65,21 @@ def test_a_note_is_one_line_that_steers_no_terminal(tmp_path: Path) -> None:
     append_note(tmp_path, "a reason\nround 9 of 3\x1b[2J\u2028größer")
     progress.look()
     assert told == ["a reason round 9 of 3 [2J größer"]
+    append_note(tmp_path, "x" * 100_000)
+    progress.look()
+    assert told[1:] == ["x" * 4000]
     append_note(tmp_path / "nowhere", "nobody hears it")
     assert (tmp_path / NOTES).is_file()
+
+
+def test_the_notes_of_a_long_run_stay_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module, "MOST_NOTES", 100)
+    told: list[str] = []
+    progress = Progress(tmp_path, 3, told.append)
+    for number in range(50):
+        append_note(tmp_path, f"{number:03} of fifty")
+        progress.look()
+        assert (tmp_path / NOTES).stat().st_size < 200
+    assert told == [f"{number:03} of fifty" for number in range(50)]

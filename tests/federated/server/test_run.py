@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.protocol import TrainResult, TrainTask
 from penstock.federated.report.records import JOURNAL, read_records
+from penstock.federated.server import run as run_module
 from penstock.federated.server.checkpoint import read_newest
-from penstock.federated.server.fleet import Answer
+from penstock.federated.server.fleet import Answer, Kind, Node, Request
 from penstock.federated.server.run import GlobalScore
 from tests.federated.server.fake_fleet import (
     Behaviour,
@@ -123,6 +125,7 @@ def _spoil(name: str) -> Behaviour:
                 "guesses": {"labelled": 3, "confident": result.examples},
                 "chatter": {"refused": "x" * 60_000},
                 "refuses": {"refused": "battery at 4 %"},
+                "steers": {"refused": "\x1b[2Jbattery\nat 4 %"},
                 "unsigned": {"sha256": ""},
             }
             return replace(result, **changes[name]), arrays
@@ -150,6 +153,7 @@ def _spoil(name: str) -> Behaviour:
         ("guesses", "3 have a label and it was sure of"),
         ("chatter", "the device refused: xxx"),
         ("refuses", "the device refused: battery at 4 %"),
+        ("steers", "the device refused: [2Jbattery at 4 %"),
         ("unsigned", "the device said none"),
     ],
 )
@@ -199,6 +203,8 @@ def test_who_is_not_ready_sits_out_with_the_reason(tmp_path: Path) -> None:
         7: capabilities("twin"),
         8: capabilities("twin"),
         10: capabilities("chatter", ready=False, reason="x" * 60_000),
+        11: capabilities("steers", ready=False, reason="\x1b[2Jon\nbattery\u202e"),
+        12: RefusedUpdateError("its app failed: \x1b]0;owned\x07"),  # type: ignore[dict-item]
         9: RefusedUpdateError("speaks protocol 2"),  # type: ignore[dict-item]
     }
     run = finished(tmp_path, fleet=fleet, plan=plan_of(rounds=1))
@@ -212,6 +218,8 @@ def test_who_is_not_ready_sits_out_with_the_reason(tmp_path: Path) -> None:
         "broken": "input_shape and labels are not JSON lists",
         "twin": "two nodes answer as this device; each device needs a key of its own",
         "node 9": "speaks protocol 2",
+        "steers": "[2Jon battery",
+        "node 12": "its app failed: ]0;owned",
         "chatter": "x" * 500,
     }
 
@@ -245,6 +253,71 @@ def test_the_server_waits_for_devices(tmp_path: Path) -> None:
     assert run.run()[0].devices == ("d0", "late")
     assert fleet.queries == 4
     assert notes == ["1 of 2 devices are ready (d0); waiting"]
+
+
+def test_who_is_waited_for_is_told_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first look no device has joined yet, least of all one that fits nothing."""
+    monkeypatch.setattr(run_module, "TELL_S", 0.0)
+    fleet, notes = fleet_of(0), list[str]()
+    run = run_of(tmp_path, fleet, plan_of(rounds=1, least=7, wait_s=60.0), notes=notes)
+
+    def arrive(seconds: float) -> None:
+        if fleet.queries == 2:
+            fleet.devices = fleet_of(6).devices
+            for node in range(7):
+                fleet.devices[node] = capabilities(f"w{node}", input_shape="[3]")
+        elif fleet.queries == 4:
+            fleet.devices[200] = capabilities("late")
+
+    run.sleep = arrive
+    run.begin()
+    run.run()
+    why = "its data has shape [3], the model takes [11]"
+    named = "; ".join(f"w{node}: {why}" for node in range(5))
+    assert notes == [
+        "0 of 7 devices are ready; waiting",
+        f"6 of 7 devices are ready (d0, d1, d2, d3, d4, and 1 more); waiting; {named}; and 2 more",
+    ]
+
+
+def test_it_is_not_told_again_at_once(tmp_path: Path) -> None:
+    """A reason may hold a measured number, which is another at each look."""
+    fleet, notes = fleet_of(0), list[str]()
+    run = run_of(tmp_path, fleet, plan_of(rounds=1, wait_s=60.0), notes=notes)
+
+    def on(seconds: float) -> None:
+        load = f"load {fleet.queries}"
+        fleet.devices[1] = capabilities("d1", ready=fleet.queries == 9, reason=load)
+
+    run.sleep = on
+    run.begin()
+    run.run()
+    assert notes == ["0 of 1 devices are ready; waiting"]
+
+
+def test_an_evaluation_is_one_note_however_many_devices_refuse(tmp_path: Path) -> None:
+    fleet, notes = fleet_of(8), list[str]()
+    run = run_of(tmp_path, fleet, plan_of(rounds=1, evaluate_every=1), notes=notes)
+    exchange = fleet.exchange
+
+    def refuse_to_be_measured(
+        requests: Mapping[Node, Request], deadline_s: float, kind: Kind = "train"
+    ) -> Mapping[Node, Answer]:
+        answers = dict(exchange(requests, deadline_s, kind))
+        if kind == "evaluate":
+            for node, answer in list(answers.items())[:7]:
+                assert isinstance(answer, tuple)
+                answers[node] = replace(answer[0], refused="\x1b[2Jno label"), None
+        return answers
+
+    fleet.exchange = refuse_to_be_measured  # type: ignore[method-assign]
+    run.begin()
+    [record] = run.run()
+    assert record.accuracy == 0.5
+    named = "; ".join(f"d{i}: the device refused: [2Jno label" for i in range(5))
+    assert notes == [f"evaluation of round 1 without {named}; and 2 more"]
 
 
 def test_a_part_of_the_devices_is_asked_and_it_varies(tmp_path: Path) -> None:
