@@ -1,7 +1,9 @@
 """What the server tells a device of its standing: why it was left out, or its update not counted.
 
 A device that fits nothing looks well on its own side: it is here, it answers, and no task comes. So
-the next query says why. What the device has said itself is not said back.
+the next query says why. What the device has said itself is not said back. All of this is forgotten
+when the server ends; so a device is told that all is well, by an empty notice, once this is known,
+and nothing before.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ class Telling(Protocol):
     """A fleet whose queries carry notices; simulated devices have nobody who looks at them."""
 
     def tell(self, notices: Mapping[Node, Notice]) -> None:
-        """What every query says from now on; a node without an entry hears that all is well."""
+        """What every query says from now on; a node without an entry hears nothing."""
 
 
 class Notices:
@@ -29,6 +31,9 @@ class Notices:
     def __init__(self) -> None:
         self._left_out: dict[Node, str] = {}
         self._refused: dict[Node, str] = {}
+        self._fit: set[Node] = set()  # at the last query
+        self._asked: set[Node] = set()  # in the last round
+        self._judged: set[Node] = set()  # since this server started, they or their last updates
 
     def after_query(
         self,
@@ -41,10 +46,15 @@ class Notices:
             answers: to the query.
             out: reasons by device, or by "node N" where the answer was refused.
         """
-        self._left_out = {}
+        here = {node for node, _ in answers} | self._asked
+        self._refused = {node: why for node, why in self._refused.items() if node in here}
+        self._judged = (self._judged | set(self._left_out)) & here
+        self._left_out, self._fit = {}, set()
         for node, answer in answers:
             name = answer.device if isinstance(answer, Capabilities) else f"node {node}"
-            if name in out and (isinstance(answer, PenstockError) or answer.ready):
+            if name not in out:
+                self._fit.add(node)
+            elif isinstance(answer, PenstockError) or answer.ready:
                 self._left_out[node] = out[name]
 
     def after_round(
@@ -54,6 +64,8 @@ class Notices:
         refused: Mapping[str, str],
     ) -> None:
         """Updates were counted or refused. Who was not asked keeps what it was told."""
+        self._asked = set(asked)
+        self._judged |= self._asked
         for node, question in asked.items():
             self._refused.pop(node, None)
             answer = answers.get(node)
@@ -64,7 +76,7 @@ class Notices:
     def give(self, fleet: Fleet) -> None:
         """Have the fleet's next query say it."""
         if isinstance(fleet, Telling):
-            nodes = {*self._left_out, *self._refused}
+            nodes = {*self._left_out, *self._refused} | self._fit & self._judged
             fleet.tell(
                 {n: Notice(self._left_out.get(n, ""), self._refused.get(n, "")) for n in nodes}
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from penstock.errors import RefusedUpdateError
 from penstock.federated.protocol import Notice
+from penstock.federated.server.acceptance import Asked
 from penstock.federated.server.fleet import Node
 from penstock.federated.server.keyed_fleet import KeyedFleet
 from penstock.federated.server.notices import Notices
@@ -37,17 +38,52 @@ def test_the_query_after_tells_who_was_left_out_or_refused(tmp_path: Path) -> No
     assert second == {
         100: Notice(refused="device d0: the answer holds no arrays"),
         101: Notice(refused=f"no answer within {run.plan.devices.deadline_s:g} s"),
+        102: Notice(),
         103: Notice(left_out="its data has shape [4], the model takes [11]"),
         105: Notice(left_out="speaks protocol 9"),
     }, "d4 knows it itself"
-    assert set(third) == {103, 105}, "the others' updates count again"
+    well = {node for node, notice in third.items() if notice == Notice()}
+    assert well == {100, 101, 102}, "the others' updates count again"
+    assert set(third) - well == {103, 105}
+
+
+def given(notices: Notices) -> Mapping[Node, Notice]:
+    fleet = TellingFleet({})
+    notices.give(fleet)
+    return fleet.told[-1]
+
+
+def test_that_all_is_well_is_said_by_a_server_that_knows_it() -> None:
+    """One that was just started does not: a device keeps what the one before it said."""
+    notices, able = Notices(), [(1, capabilities("d1")), (2, capabilities("d2"))]
+    misfit = "its data has shape [4], the model takes [11]"
+    notices.after_query(able, {"d2": misfit})
+    assert given(notices) == {2: Notice(left_out=misfit)}, "of d1's last update nothing is known"
+    notices.after_query(able, {})
+    assert given(notices) == {2: Notice()}, "it was mended"
+    notices.after_round({1: Asked("d1", None, None)}, {}, {})  # type: ignore[arg-type]
+    assert given(notices) == {1: Notice(), 2: Notice()}
+    away = [able[0], (2, capabilities("d2", ready=False, reason="on battery"))]
+    notices.after_query(away, {"d2": "on battery"})
+    assert given(notices) == {1: Notice()}, "whether d2 fits was not looked at"
+
+
+def test_nodes_that_left_are_forgotten() -> None:
+    notices, able = Notices(), [(1, capabilities("d1"))]
+    asked = {node: Asked(f"d{node}", None, None) for node in (1, 2)}  # type: ignore[arg-type]
+    notices.after_round(asked, {}, {"d1": "late", "d2": "late"})
+    notices.after_query([], {})
+    assert given(notices) == {1: Notice(refused="late"), 2: Notice(refused="late")}, "busy, perhaps"
+    notices.after_round({1: asked[1]}, {}, {"d1": "late"})
+    notices.after_query(able, {})
+    assert given(notices) == {1: Notice(refused="late")}
+    assert notices._judged == {1}, "a server that goes on for months keeps no others"
 
 
 def test_what_the_device_said_is_not_said_back() -> None:
     from dataclasses import replace
 
     from penstock.federated.protocol import TrainResult
-    from penstock.federated.server.acceptance import Asked
 
     notices, fleet = Notices(), TellingFleet({})
     asked = {1: Asked("d1", None, None)}  # type: ignore[arg-type]
