@@ -70,13 +70,14 @@ def simulate(
     from penstock.federated.simulation.simulate import simulate as run_simulation
     from penstock.loaders.partial_file import check_writable
 
-    if html is not None:
-        check_writable(html)
     given = {"devices": clients, "partition": partition, "alpha": alpha, "actors": actors}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     simulation, server = read_simulation(config, changed, rounds)
+    folder = Path(server.run.folder)
+    if html is not None and (folder.exists() or html.parent.resolve() != folder.resolve()):
+        check_writable(html)  # else it goes into the folder that the run makes
     run_simulation(simulation, server, resume=resume, note=say)
-    summary = summarise_folder(Path(server.run.folder))
+    summary = summarise_folder(folder)
     if html is not None:
         write_page(summary, html)
         say(f"wrote {html}")
@@ -84,4 +85,4 @@ def simulate(
         emit_json(summary.to_dict())
     else:
         show_summary(summary)
-        say(f"The page: {Path(server.run.folder) / REPORT_PAGE}")
+        say(f"The page: {folder / REPORT_PAGE}")

@@ -6,10 +6,13 @@ A whole simulation is in tests/federated/simulation/test_simulate.py.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from penstock.federated.report.records import JOURNAL, RoundRecord, append_record
+from penstock.federated.simulation import simulate as simulation
 from tests.cli.conftest import Cli
 
 SETTINGS = """
@@ -65,6 +68,21 @@ def test_a_page_that_cannot_be_written_is_found_before_the_work(cli: Cli, config
     result = cli("federated", "simulate", "--config", config, "--html", page)
     assert result.code == 1 and "run.html: cannot be written" in result.err
     assert "virtual devices" not in result.err and not (config.parent / "run").exists()
+
+
+def test_a_page_in_the_folder_that_the_run_is_about_to_make(
+    cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = config.parent / "run"
+
+    def played(*_: Any, **__: Any) -> None:
+        folder.mkdir()
+        append_record(folder / JOURNAL, RoundRecord("a" * 16, 1, 0, "fedavg", ("d",)))
+
+    monkeypatch.setattr(simulation, "simulate", played)
+    result = cli("federated", "simulate", "--config", config, "--html", folder / "page.html")
+    assert result.code == 0, result.err
+    assert (folder / "page.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_another_run_s_folder_stays_as_it_is(cli: Cli, config: Path) -> None:
