@@ -1,4 +1,4 @@
-"""A Participant as a Flower ClientApp: what the daemon runs for each message, in its own process.
+"""A device as a Flower ClientApp: what the daemon runs for each message, in its own process.
 
 It can also be named in a Flower app's pyproject, for the stock SuperNode:
 
@@ -9,21 +9,40 @@ It can also be named in a Flower app's pyproject, for the stock SuperNode:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.errors import PenstockError, RefusedUpdateError
 from penstock.federated.arrays import Arrays
-from penstock.federated.client.participant import Participant
 from penstock.federated.flower_content import from_content, to_content
 from penstock.federated.flower_env import no_calls_home
-from penstock.federated.protocol import Notice, TrainResult, TrainTask
+from penstock.federated.protocol import Capabilities, Notice, TrainResult, TrainTask
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
 
 
-def client_app(participant: Callable[[], Participant]) -> ClientApp:
+class Answering(Protocol):
+    """Who answers: a `Participant`, or a simulation's `VirtualDevice`."""
+
+    device: str
+
+    def capabilities(self, notice: Notice | None = None) -> Capabilities:
+        """To a query."""
+
+    def train(
+        self, task: TrainTask, arrays: Arrays, asked_at: float = 0.0
+    ) -> tuple[TrainResult, Arrays | None]:
+        """To a task."""
+
+    def evaluate(self, task: TrainTask, arrays: Arrays) -> TrainResult:
+        """To a model that is to be measured."""
+
+    def cannot(self, reason: str) -> None:
+        """A task came that is none, and was refused for this reason."""
+
+
+def client_app(participant: Callable[[], Answering]) -> ClientApp:
     """The ClientApp of a device.
 
     Args:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,15 +31,13 @@ from penstock.federated.client.answers import (
     trained_result,
 )
 from penstock.federated.models.registry import ModelOptions
-from penstock.federated.protocol import Capabilities, TrainResult, TrainTask
+from penstock.federated.protocol import Capabilities, Notice, TrainResult, TrainTask
 from penstock.federated.simulation.samples import Shards, open_shards
 from penstock.federated.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
-
-    from penstock.federated.client.participant import Participant
 
 PARTITION_ID = "partition-id"  # Flower's name of a virtual device's number
 MOST_WARM = 8  # trainers of an actor; a federation has a few widths
@@ -64,14 +62,15 @@ class VirtualPlan:
 
 
 class VirtualDevice:
-    """One device, asked as a `Participant` is."""
+    """One device, asked as a `Participant` is: an `Answering`, without a store."""
 
     def __init__(self, plan: VirtualPlan, shards: Shards, index: int) -> None:
         self.plan, self.shards, self.index = plan, shards, index
         self.device = identity(plan.seed, index)
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self, notice: Notice | None = None) -> Capabilities:
         """All devices can do the same; they differ in their data."""
+        del notice  # nobody looks at its status
         labelled, unlabelled = self.shards.counts(self.index)
         return Capabilities(
             device=self.device,
@@ -109,6 +108,9 @@ class VirtualDevice:
             return refused_result(self.device, task, str(error)), None
         return trained_result(self.device, task, trained), trained.arrays
 
+    def cannot(self, reason: str) -> None:
+        """A task could not be read; the answer tells it, and there is no status to keep it in."""
+
     def evaluate(self, task: TrainTask, arrays: Arrays) -> TrainResult:
         """How these arrays do on the device's labelled samples of this chunk."""
         try:
@@ -142,8 +144,7 @@ class _Actor:
 
         self.plan, self.shards = plan, open_shards(Path(plan.folder))
         self.index = 0
-        # A VirtualDevice answers the three questions of a Participant, and has no store.
-        self.app: ClientApp = client_app(cast("Callable[[], Participant]", self._device))
+        self.app: ClientApp = client_app(self._device)
 
     def _device(self) -> VirtualDevice:
         return VirtualDevice(self.plan, self.shards, self.index)

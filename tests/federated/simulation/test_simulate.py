@@ -133,6 +133,11 @@ def test_a_refusal_is_an_answer_and_the_others_go_on(fleet: RayFleet) -> None:
     assert not second[0].refused and second[1] is not None
 
 
+def test_what_is_no_task_is_refused_by_the_device_itself(fleet: RayFleet) -> None:
+    answer = fleet.exchange({0: (task(), None)}, 60)[0]  # type: ignore[dict-item]
+    assert isinstance(answer, tuple) and "sent no arrays" in answer[0].refused
+
+
 def test_a_dead_actor_is_replaced_and_its_device_asked_again(fleet: RayFleet) -> None:
     import ray
 

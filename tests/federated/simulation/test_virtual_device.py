@@ -13,8 +13,9 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch")
 
 from penstock.federated.arrays import Arrays, digest
+from penstock.federated.client.client_app import Answering
 from penstock.federated.models import ModelOptions, model_spec
-from penstock.federated.protocol import TrainTask
+from penstock.federated.protocol import Notice, TrainTask
 from penstock.federated.server.build import initial_model
 from penstock.federated.simulation.samples import Shards, write_shards
 from penstock.federated.simulation.virtual_device import (
@@ -96,6 +97,13 @@ def test_capabilities_tell_of_the_data(shards: tuple[Path, Shards]) -> None:
     able = device(shards, 1).capabilities()
     assert able.ready and (able.labelled, able.unlabelled) == (30, 0)
     assert json.loads(able.input_shape) == [5]
+
+
+def test_it_answers_as_a_participant_does(shards: tuple[Path, Shards]) -> None:
+    """The ClientApp passes on what a server says, and what was no task."""
+    answering: Answering = device(shards)
+    assert answering.capabilities(Notice(refused="late")) == answering.capabilities()
+    answering.cannot("the server sent no arrays")
 
 
 def test_the_teacher_is_kept_once_a_chunk_and_only_fedmobile_has_one(
