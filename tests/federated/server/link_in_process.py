@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from penstock.federated.arrays import Arrays
 from penstock.federated.daemon.flower_messages import Outgoing, part_ids, run_app
-from penstock.federated.flower_content import no_calls_home
+from penstock.federated.flower_content import no_calls_home, to_content
+from penstock.federated.protocol import Record
 
 Answer = Callable[[Any], Any]  # a Flower message to a reply, or to None: no answer
 
@@ -209,6 +211,25 @@ class Link:
 
 class _Silent(Exception):
     """A device does not answer."""
+
+
+def replying(record: Record, arrays: Arrays | None = None) -> Answer:
+    """An answer that is always this."""
+    from flwr.app import Message
+
+    return lambda message: Message(to_content(record, arrays), reply_to=message)
+
+
+def failing(code: int, reason: str) -> Answer:
+    """Flower's own word that there is no answer."""
+    from flwr.app import Error, Message
+
+    return lambda message: Message(Error(code, reason), reply_to=message)
+
+
+def silent(message: Any) -> None:
+    """No answer."""
+    del message
 
 
 def forged(reply: Outgoing, kind: str, change: Callable[[bytes], bytes]) -> Outgoing:
