@@ -81,7 +81,7 @@ def test_nothing_of_it_is_left_in_any_file(
     connect = sqlite3.connect
 
     def as_built(*arguments: Any, **named: Any) -> sqlite3.Connection:
-        made = connect(*arguments, **named)
+        made: sqlite3.Connection = connect(*arguments, **named)
         made.execute(f"PRAGMA secure_delete = {default}").fetchall()
         return made
 

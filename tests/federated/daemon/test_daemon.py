@@ -31,7 +31,7 @@ pytest.importorskip("flwr")
 pytest.importorskip("torch")
 
 MODEL = ModelOptions("sensing-mlp", (6,), 3, (8,))
-LONG = 10_000  # epochs, which the tests never wait for
+LONG = 100_000  # epochs, the most that a task may ask for, which the tests never wait for
 CONFIG = """
 folder = "device"
 [superlink]
