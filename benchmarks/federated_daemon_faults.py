@@ -22,6 +22,7 @@ from benchmarks.federated_daemon_sabotage import (
     fill,
     namespace,
     set_link,
+    settle,
     small_disks,
 )
 from benchmarks.federated_daemon_stock import Stock
@@ -240,6 +241,7 @@ def database_corrupt(folder: Path) -> Fault:
         federation.wait_for_round(2, PATIENCE_S)
     newest = max(federation.run_folder.glob("round-*.safetensors"))
     damage(newest)
+    settle(federation.run_folder / "flower" / "superlink.db")
     damage(federation.run_folder / "flower" / "superlink.db", at=100)
     store = load_config(federation.devices[0].config).store
     damage(store)

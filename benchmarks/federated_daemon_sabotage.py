@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.federated_daemon_processes import Federation
@@ -93,6 +94,13 @@ def fill(path: Path) -> None:
             file.write(b"\0" * 4096)
 
 
+def settle(database: Path) -> None:
+    """Bring what a killed process left in the log into the database's file: pages of the log stand
+    before those of the file, and would hide a damage there."""
+    with closing(sqlite3.connect(database)) as opened:
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def damage(path: Path, at: int | None = None) -> None:
     """Overwrite a part of a file, as a bad sector would.
 
@@ -100,8 +108,6 @@ def damage(path: Path, at: int | None = None) -> None:
         at: where; None: in the middle. What SQLite keeps there may be a row's content, whose damage
             no check of a database finds; at 100, behind its header, is always structure.
     """
-    if not path.exists():
-        return
     size = path.stat().st_size
     with open(path, "r+b") as file:
         file.seek(size // 2 if at is None else at)
