@@ -11,7 +11,6 @@ import typer
 from penstock.cli import options
 from penstock.cli.console import emit_json, print_facts, say, size
 from penstock.cli.options import examples
-from penstock.errors import UsageError
 
 if TYPE_CHECKING:
     from penstock.federated.client.ingest_csv import CsvLayout
@@ -234,29 +233,18 @@ def forget(
     All of it is done, or nothing. What the models have learnt from the windows stays. The daemon
     may run meanwhile.
     """
-    import numpy as np
-
-    from penstock.federated.client.forget import Which, parse_label
+    from penstock.federated.client.forget import Which, parse_label, windows_of
     from penstock.federated.client.forget import forget as take_out
-    from penstock.federated.client.ingest import read_windows
-    from penstock.federated.client.labels import AnyLabels
     from penstock.federated.client.store import Store
     from penstock.federated.daemon.config import load_config
 
     settings = load_config(config)
     layout = _layout(label, ignore, shape, window, step)
     with Store.open(settings.store, settings.storage.disk_bytes) as store:
-        found = [read_windows(path, AnyLabels(), layout)[0] for path in files or ()]
-        for path, inputs in zip(files or (), found, strict=True):
-            if inputs.shape[1:] != store.shape:
-                raise UsageError(
-                    f"{path}: its windows have shape {inputs.shape[1:]}, those in the store "
-                    f"{store.shape or 'none'}"
-                )
         gone = take_out(
             store,
             Which(
-                np.concatenate(found) if found else None,
+                windows_of(store, files or (), layout),
                 None if with_label is None else parse_label(with_label, store.labels),
                 chunk,
                 everything,

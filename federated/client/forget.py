@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import StorageError, UsageError
-from penstock.federated.client.salvage import sample_hash
+from penstock.federated.client.ingest import read_windows
+from penstock.federated.client.ingest_csv import CsvLayout
+from penstock.federated.client.labels import AnyLabels
+from penstock.federated.client.salvage import moved_aside, sample_hash
 from penstock.federated.client.store import Store
 from penstock.federated.protocol import MOST_INTEGER
 from penstock.federated.training.data import UNLABELLED
@@ -92,14 +95,29 @@ def forget(store: Store, which: Which) -> Forgotten:
         sum(row[1] for row in rows.values()),
         emptied,
         not whole,
-        tuple(
-            sorted(
-                path
-                for kind in ("damaged", "corrupt")
-                for path in store.path.parent.glob(f"{store.path.name}.{kind}-*")
-            )
-        ),
+        moved_aside(store.path),
     )
+
+
+def windows_of(
+    store: Store, files: Sequence[Path], layout: CsvLayout | None = None
+) -> NDArray[np.float32] | None:
+    """The windows of .csv and .npz files, [n, *shape], whatever their labels; None without files.
+
+    Raises:
+        FormatError: a file is not what it should be: says where.
+        UsageError: its windows have another shape than those in the store.
+    """
+    found = []
+    for path in files:
+        inputs, _ = read_windows(path, AnyLabels(), layout)
+        if inputs.shape[1:] != store.shape:
+            raise UsageError(
+                f"{path}: its windows have shape {inputs.shape[1:]}, those in the store "
+                f"{store.shape or 'none'}"
+            )
+        found.append(inputs)
+    return np.concatenate(found) if found else None
 
 
 def parse_label(text: str, names: tuple[str, ...]) -> int:

@@ -97,6 +97,13 @@ def open_or_salvage(path: Path, disk: int = 0) -> tuple[Database, Salvage | None
         raise
 
 
+def moved_aside(path: Path) -> tuple[Path, ...]:
+    """What there is of a store's damaged predecessors, their logs too."""
+    return tuple(
+        sorted(found for kind in KINDS for found in path.parent.glob(f"{path.name}.{kind}-*"))
+    )
+
+
 def _move_aside(path: Path) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     number, end = 0, stamp

@@ -57,6 +57,18 @@ class Checkpoint:
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
 
+def check_new_run(folder: Path) -> None:
+    """A run begins in a folder without another's checkpoints, whole or not.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if any(folder.glob("round-*.safetensors")):
+        raise UsageError(
+            f"{folder} holds a run already; go on with it by --resume, or name another folder"
+        )
+
+
 def check_same_run(
     folder: Path, found: Checkpoint, *, algorithm: str, model: str, seed: int, private: bool
 ) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
-from penstock.errors import UsageError
 from penstock.federated.server.build import algorithm_name, algorithm_settings, public_parts
-from penstock.federated.server.checkpoint import check_same_run, newest_round, read_newest
+from penstock.federated.server.checkpoint import check_new_run, check_same_run, read_newest
 from penstock.federated.server.privacy import Ledger
 from penstock.federated.server.settings import ServerSettings
 
@@ -42,10 +41,7 @@ def check_folder(settings: ServerSettings, *, resume: bool) -> None:
     """
     folder = Path(settings.run.folder)
     if not resume:
-        if newest_round(folder) >= 0:
-            raise UsageError(
-                f"{folder} holds a run already; go on with it by --resume, or name another folder"
-            )
+        check_new_run(folder)
         return
     found = read_newest(folder, lambda text: None)  # the run tells of damaged ones
     if found is None:

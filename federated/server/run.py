@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from penstock.errors import RefusedUpdateError, StorageError, UsageError
+from penstock.errors import RefusedUpdateError, StorageError
 from penstock.federated.algorithm import Algorithm
 from penstock.federated.arrays import Arrays, nbytes
 from penstock.federated.models.registry import ModelOptions
@@ -34,6 +34,7 @@ from penstock.federated.server.acceptance import Asked, accept, check_result
 from penstock.federated.server.assignment import Member, assign_ratios, select, sort_out
 from penstock.federated.server.checkpoint import (
     Checkpoint,
+    check_new_run,
     check_same_run,
     read_newest,
     write_checkpoint,
@@ -133,11 +134,7 @@ class FederatedRun:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be made: {error.strerror}") from error
-        if any(self.folder.glob("round-*.safetensors")):
-            raise UsageError(
-                f"{self.folder} holds a run already; go on with it by --resume, or name another "
-                "folder"
-            )
+        check_new_run(self.folder)
         self.run_id = secrets.token_hex(8)
         self._save(0, None)
 

@@ -199,8 +199,6 @@ class SuperLink:
             # With those of before: one whose file went away since this start began is still let in.
             let_in = known | {name: path.name for name, path in wanted.items()}
             file.write(json.dumps(let_in).encode())
-        if not wanted:
-            self.note("no device may take part: superlink.node_keys holds no *.pub")
 
     def _drop_keys(self) -> None:
         """Remove the database when it may let in a key that is not wanted any more.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import PenstockError, RefusedUpdateError
-from penstock.federated.algorithm import Algorithm, FedRolex, HeteroFL
+from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.models import ModelOptions, model_spec
 from penstock.federated.protocol import Capabilities, TrainResult, TrainTask
@@ -25,6 +25,7 @@ from penstock.federated.server.settings import DeviceSettings
 from tests.federated.sample_models import random_arrays
 
 MODEL = ModelOptions("sensing-mlp", (11,), 6, (9, 4))
+KINDS = (FedAvg, HeteroFL, FedRolex)
 MIX = ((1.0, 0.25), (0.75, 0.25), (0.5, 0.5))
 Behaviour = Callable[[TrainTask, TrainResult, Arrays], "Answer | None"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from penstock.errors import RefusedUpdateError
-from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
+from penstock.federated.algorithm import Algorithm, FedAvg, HeteroFL
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.protocol import TrainResult, TrainTask
 from penstock.federated.report.records import JOURNAL, read_records
@@ -20,6 +20,7 @@ from penstock.federated.server.checkpoint import read_newest
 from penstock.federated.server.fleet import Answer, Kind, Node, Request
 from penstock.federated.server.run import GlobalScore
 from tests.federated.server.fake_fleet import (
+    KINDS,
     Behaviour,
     algorithm_of,
     capabilities,
@@ -30,8 +31,6 @@ from tests.federated.server.fake_fleet import (
     run_of,
     same_records,
 )
-
-KINDS = (FedAvg, HeteroFL, FedRolex)
 
 
 @pytest.mark.parametrize("kind", KINDS)

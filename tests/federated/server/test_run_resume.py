@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from penstock.errors import StorageError, UsageError
-from penstock.federated.algorithm import Algorithm, FedAvg, FedRolex, HeteroFL
+from penstock.federated.algorithm import Algorithm, FedAvg
 from penstock.federated.arrays import Arrays, digest
 from penstock.federated.protocol import TrainResult, TrainTask
 from penstock.federated.report.records import JOURNAL, read_records
 from penstock.federated.server import run as run_module
 from penstock.federated.server.fleet import Answer
 from tests.federated.server.fake_fleet import (
+    KINDS,
     capabilities,
     finished,
     fleet_of,
@@ -23,8 +24,6 @@ from tests.federated.server.fake_fleet import (
     run_of,
     same_records,
 )
-
-KINDS = (FedAvg, HeteroFL, FedRolex)
 
 
 @pytest.mark.parametrize("kind", KINDS)
