@@ -7,9 +7,12 @@ What SQLite says of a full or damaged disk becomes a StorageError that says what
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from penstock.errors import FormatError, StorageError, UsageError
@@ -23,6 +26,9 @@ DAMAGED = (
     if hasattr(sqlite3, "SQLITE_CORRUPT")
     else (11, 26)
 )  # Python 3.10 does not name them
+
+# A damaged schema or text is not always UTF-8, and Python may say that instead of what SQLite says.
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
 
 
 class DamagedDatabase(Exception):
@@ -59,7 +65,7 @@ class Database:
             ) from error
         try:
             self._prepare(disk)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             self.connection.close()
             if _is_damage(error):
                 raise DamagedDatabase(f"{path}: {error}") from error
@@ -79,7 +85,9 @@ class Database:
             )
         if version:
             found = execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
+            if found == "ok":
+                found = self._unlike_ours()
+            if found:
                 raise DamagedDatabase(f"{self.path}: {found}")
         else:
             execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is a table
@@ -93,11 +101,40 @@ class Database:
         if not version:
             with self.writing():  # a second process may have been faster
                 if not execute("PRAGMA user_version").fetchone()[0]:
-                    for statement in TABLES.split(";\n"):
-                        if statement.strip():
-                            execute(statement)
+                    _make_tables(self.connection)
                     execute(f"PRAGMA user_version = {VERSION}")
         self.bound(disk)
+
+    def _unlike_ours(self) -> str:
+        """Damage that is none to SQLite: what is wrong, or nothing."""
+        if self._only_read():
+            return "its header says that only a newer SQLite may write it"
+        if _columns(self.connection) != _columns(_new_tables()):
+            return "its tables have other columns"
+        for name, value in self.connection.execute("SELECT name, CAST(value AS BLOB) FROM facts"):
+            try:
+                json.loads(value)
+            except ValueError:
+                return f"the fact {name!r} is not JSON"
+        return ""
+
+    def _only_read(self) -> bool:
+        """Whether the header forbids to write (file format, section 1.3.3), and nothing else. The
+        file is not opened to see: closing it would end the locks of every connection in the
+        process."""
+        execute = self.connection.execute
+        execute("PRAGMA busy_timeout = 0")
+        try:
+            execute("BEGIN IMMEDIATE")  # which alone does not fail
+            execute(f"PRAGMA user_version = {VERSION}")
+            return False
+        except sqlite3.OperationalError as error:  # or another process writes
+            mine = all(os.access(place, os.W_OK) for place in (self.path, self.path.parent))
+            return mine and "readonly" in str(error)
+        finally:
+            if self.connection.in_transaction:
+                execute("ROLLBACK")
+            execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE_S)}")
 
     def bound(self, disk: int) -> None:
         """Set the most bytes that the file may have; 0: no bound."""
@@ -123,7 +160,7 @@ class Database:
                     self.connection.execute("ROLLBACK")
                 except sqlite3.Error:
                     pass  # a full disk may have rolled back by itself
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, FAILURES):
                 self.refused = True
                 self.damaged = self.damaged or _is_damage(error)
                 raise _plain(self.path, error) from error
@@ -138,7 +175,7 @@ class Database:
         """
         try:
             yield self.connection
-        except sqlite3.Error as error:
+        except FAILURES as error:
             self.damaged = self.damaged or _is_damage(error)
             raise _plain(self.path, error) from error
 
@@ -168,14 +205,39 @@ class Database:
         self.connection.close()
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in TABLES.split(";\n"):  # executescript would end the transaction
+        if statement.strip():
+            connection.execute(statement)
+
+
+@cache
+def _new_tables() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    _make_tables(connection)
+    return connection
+
+
+def _columns(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
+    """Of all tables and indices: names, types, NOT NULL, places in the primary key."""
+    return connection.execute(
+        'SELECT m.type, m.name, m.tbl_name, c.name, c.type, c."notnull", c.pk '
+        "FROM sqlite_master m LEFT JOIN pragma_table_info(m.name) c "
+        "WHERE m.name NOT LIKE 'sqlite_%' ORDER BY m.name, c.cid"
+    ).fetchall()
+
+
+def _is_damage(error: sqlite3.Error | UnicodeDecodeError) -> bool:
+    if isinstance(error, UnicodeDecodeError):
+        return True
     code = getattr(error, "sqlite_errorcode", None)
-    if code is not None:
-        return (code & 0xFF) in DAMAGED
-    return "malformed" in str(error) or "not a database" in str(error)
+    if code is not None and (code & 0xFF) in DAMAGED:
+        return True
+    said = ("malformed", "not a database", "unsupported file format", "Could not decode to UTF-8")
+    return any(words in str(error) for words in said)
 
 
-def _plain(path: Path, error: sqlite3.Error) -> StorageError:
+def _plain(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> StorageError:
     if _is_damage(error):
         return StorageError(
             f"{path}: the database is damaged ({error}); start again: it is then moved aside and "

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.errors import StorageError
-from penstock.federated.client.database import DamagedDatabase, Database
+from penstock.federated.client.database import FAILURES, DamagedDatabase, Database
 from penstock.loaders.partial_file import keep_file
 
 COLUMNS = ("hash", "chunk", "label", "shape", "data", "exemplar", "ingested_at")
@@ -192,8 +192,9 @@ def _part(rows: Iterator[Row]) -> list[Row]:
 
 def _taken(row: Row, facts: Mapping[str, str]) -> tuple[object, ...]:
     """What `TAKE` takes. Without the facts a number of a chunk says nothing."""
-    _, identity, chunk, *others = row
-    return (identity, chunk if "chunk" in facts else None, *others)
+    _, identity, chunk, label, *others = row
+    label = label if label is None or label >= 0 else None  # no hash covers it
+    return (identity, chunk if "chunk" in facts else None, label, *others)
 
 
 def _source(path: Path) -> sqlite3.Connection:
@@ -217,7 +218,7 @@ def _rows(old: sqlite3.Connection) -> Iterator[Row]:
     """Rows in their order, without those that cannot be read."""
     try:
         old.execute("SELECT id FROM samples LIMIT 0")
-    except sqlite3.Error:
+    except FAILURES:
         return  # there is no such table any more
     at, misses = 1, 0
     while True:
@@ -245,15 +246,17 @@ def _rows(old: sqlite3.Connection) -> Iterator[Row]:
 
 def _from(old: sqlite3.Connection, at: int) -> Row | tuple[()] | None:
     """The row with this id or the next; None: there is none; (): it cannot be read."""
+    columns = f"SELECT id, {', '.join(COLUMNS)} FROM samples WHERE"
     try:
-        row: Row | None = old.execute(
-            f"SELECT id, {', '.join(COLUMNS)} FROM samples WHERE id >= ? ORDER BY id LIMIT 1", (at,)
-        ).fetchone()
-    except sqlite3.Error:
+        row: Row | None = old.execute(f"{columns} id >= ? ORDER BY id LIMIT 1", (at,)).fetchone()
+        if row is None or row[0] == at:
+            return row
+        # In a damaged tree the next may be one from before, or have a number of others far behind
+        # it, which would be passed over: then that number leads to another place.
+        found = old.execute(f"{columns} id = ?", (row[0],)).fetchone()
+    except FAILURES:
         return ()
-    if row is not None and (not isinstance(row[0], int) or row[0] < at):
-        return ()  # in a damaged tree the next may be one from before
-    return row
+    return row if found == row and row[0] > at else ()
 
 
 def _is_whole(row: Row) -> bool:

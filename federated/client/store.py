@@ -333,7 +333,8 @@ class Store:
         text, kept = json.dumps(shape), list[int]()
         with self.database.reading() as db:
             for number, row in _by_id(db, wanted):
-                if row[1] != text or sample_hash(row[1], row[2]) != row[3]:
+                damaged = row[0] is not None and row[0] < 0  # which no hash covers
+                if damaged or row[1] != text.encode() or sample_hash(text, row[2]) != row[3]:
                     continue  # a damaged window is left out, not learnt from
                 inputs[len(kept)] = np.frombuffer(row[2], "<f4").reshape(shape)
                 labels[len(kept)] = UNLABELLED if row[0] is None else row[0]
@@ -355,10 +356,11 @@ def _blob(window: NDArray[np.float32]) -> bytes:
 
 def _by_id(
     db: Any, numbers: Iterable[int]
-) -> Iterator[tuple[int, tuple[int | None, str, bytes, bytes]]]:
+) -> Iterator[tuple[int, tuple[int | None, bytes, bytes, bytes]]]:
     for number in numbers:
         row = db.execute(
-            "SELECT label, shape, data, hash FROM samples WHERE id = ?", (number,)
+            "SELECT label, CAST(shape AS BLOB), data, hash FROM samples WHERE id = ?",
+            (number,),
         ).fetchone()
         if row is not None:  # evicted meanwhile by an ingest in another process
             yield number, row

@@ -268,7 +268,7 @@ class SuperLink:
         try:
             with closing(sqlite3.connect(path)) as database:
                 found = database.execute("PRAGMA quick_check").fetchone()[0]
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             found = str(error)
         if found == "ok":
             return

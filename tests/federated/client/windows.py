@@ -24,7 +24,9 @@ def labels(count: int, labelled: int = 0) -> NDArray[np.int64]:
 def put_in(store: Store) -> dict[bytes, int | None]:
     """Every window that is in the file and whole, with its label."""
     with store.database.reading() as db:
-        rows = db.execute("SELECT hash, shape, data, label FROM samples").fetchall()
+        rows = db.execute("SELECT hash, CAST(shape AS BLOB), data, label FROM samples").fetchall()
     return {
-        data: label for identity, shape, data, label in rows if sample_hash(shape, data) == identity
+        data: label
+        for identity, shape, data, label in rows
+        if sample_hash(shape.decode(errors="replace"), data) == identity
     }
