@@ -379,3 +379,170 @@ def replay_experts(policy: str, experts: int, capacity: int, layers: int, ids: A
     """
     (misses, uses) of a recorded run; a step is ids[offsets[s]:offsets[s + 1]]. Policies lru, lfu, last-k, belady.
     """
+
+class SplatCamera:
+    """A pinhole camera: x right, y down, z forward."""
+
+    def __init__(self, *, rotation: Sequence[float], translation: Sequence[float], fx: float, fy: float, cx: float, cy: float, width: int, height: int, near_plane: float) -> None: ...
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+class SplatOptions:
+    """What a picture is made with besides scenes and a camera."""
+
+    def __init__(self, *, time: float, background: Sequence[float], low_pass: float, least_weight: float, omg4_sentinel: bool, colour_tolerance: float, most_pairs: int) -> None: ...
+
+class SplatTimes:
+    """What a picture took."""
+
+    @property
+    def colour_ms(self) -> float:
+        """Evaluating spherical harmonics."""
+
+    @property
+    def project_ms(self) -> float:
+        """From splats to footprints."""
+
+    @property
+    def sort_ms(self) -> float:
+        """By depth."""
+
+    @property
+    def bin_ms(self) -> float:
+        """Listing each tile's splats."""
+
+    @property
+    def blend_ms(self) -> float:
+        """Pixels, or their gradient."""
+
+    @property
+    def coloured(self) -> int:
+        """Splats whose spherical harmonics were evaluated."""
+
+    @property
+    def active(self) -> int:
+        """Splats that were looked at."""
+
+    @property
+    def visible(self) -> int:
+        """Splats that reach a pixel."""
+
+    @property
+    def pairs(self) -> int:
+        """Of a splat and a tile."""
+
+class SplatScene:
+    """Splats to draw. Arrays are borrowed: what is changed in them is drawn."""
+
+    def __init__(self, *, mean: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], covariance: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], log_opacity: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], colour: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, sh: Annotated[NDArray[numpy.float32], dict(shape=(None, 3, None), order='C', device='cpu', writable=False)] | None, velocity: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, t_center: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, t_sigma: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None) -> None:
+        """
+        mean (3, n), covariance (6, n): xx xy xz yy yz zz, log_opacity (n); colour (3, n) or sh (k, 3, n),
+        which must not change, nor the means with them; velocity (3, n), t_center (n) and t_sigma (n), or none.
+        """
+
+    @property
+    def count(self) -> int:
+        """Splats."""
+
+    @property
+    def bytes(self) -> int:
+        """That it keeps besides the arrays: colours that follow the camera."""
+
+class SplatRenderer:
+    """A rasteriser with threads and room of its own."""
+
+    def __init__(self, threads: int) -> None: ...
+
+    def render(self, scenes: Sequence[SplatScene], ranges: Sequence[Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu', writable=False)]], camera: SplatCamera, options: SplatOptions, image: Annotated[NDArray[numpy.float32], dict(shape=(None, None, 3), order='C', device='cpu')], rest: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None) -> SplatTimes:
+        """
+        Draw into image (height, width, 3), and into rest (height, width) the transmittance that is left. Of
+        each scene, the splats of its ranges (m, 2): begin and end, ascending, not overlapping.
+        """
+
+    def backward(self, scene: SplatScene, camera: SplatCamera, options: SplatOptions, image_gradient: Annotated[NDArray[numpy.float32], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> SplatTimes:
+        """
+        Given a loss's gradient by the image that render draws, fill gradients (16 or 21, n), whose rows are
+        colour 3, opacity, mean 3, covariance 6, the middle in pixels 2, blend weight (no gradient), and of a
+        scene that moves velocity 3, t_center, t_sigma.
+        """
+
+    @property
+    def threads(self) -> int:
+        """Threads, the caller's with them."""
+
+    @property
+    def bytes(self) -> int:
+        """Room that is kept from picture to picture."""
+
+def splat_room_bytes(active: int, width: int, height: int, threads: int, most_pairs: int) -> int:
+    """
+    Most that a renderer's room grows to for so many active splats and an image of this size.
+    """
+
+class DirectFile:
+    """
+    A file opened for reads past the page cache; where those are refused, what was read is dropped from it.
+    """
+
+    def __init__(self, path: str, direct: bool = True) -> None:
+        """Raises StorageError."""
+
+    def read(self, offset: int, bytes: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
+        """A range of the file as a uint8 array. Raises StorageError."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+
+class SplatCoder:
+    """
+    How the groups of one .psplat file are coded, and what its first group has taught.
+    """
+
+    def __init__(self, bits: int, modelled_digits: int, slowest: int, digits: Sequence[int] | None, channels: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)]) -> None:
+        """
+        digits: the coding of how many octal digits are kept, or None where all are. channels: (n, 8) uint32; size,
+        mode, raw, predictor, reference, buckets, reference buckets, slowest. Raises ValueError.
+        """
+
+    def decode(self, payload: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], count: int, primed: bool = False, learn: bool = False) -> tuple[Annotated[NDArray[numpy.uint32], dict(shape=(None, 3))], Annotated[NDArray[numpy.uint8], dict(shape=(None,))], list[Annotated[NDArray[numpy.uint16], dict(shape=(None,))]]]:
+        """
+        (cells (count, 3) uint32, digits kept (count or 0) uint8, numbers of each channel (count) uint16).
+        primed: begin with what a call with learn has taught. Raises FormatError, ValueError.
+        """
+
+    def encode(self, cells: Annotated[NDArray[numpy.uint32], dict(shape=(None, 3), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], channels: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)]], primed: bool = False, learn: bool = False) -> bytes:
+        """
+        The payload of a group whose cells ascend by Morton code; digits: empty where all are kept.
+        """
+
+    def bits(self, cells: Annotated[NDArray[numpy.uint32], dict(shape=(None, 3), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], channels: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)]], primed: bool = False) -> list[float]:
+        """Bits that a group takes: of the positions, then of each channel."""
+
+def decode_sheets(payload: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], shapes: Sequence[tuple[int, int]], specs: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)]) -> list[Annotated[NDArray[numpy.uint16], dict(shape=(None,))]]:
+    """
+    Numbers of each sheet (rows, columns) of a codebook section, flat. Raises FormatError, ValueError.
+    """
+
+def encode_sheets(values: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)]], columns: Sequence[int], specs: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)]) -> bytes:
+    """The payload of sheets, flat numbers row by row."""
+
+def gather_entries(parts: Sequence[tuple[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], int, bool]], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device='cpu')]) -> None:
+    """
+    Write columns of out (n, width): each part is entries (K, d), indices (n) below K, the first column,
+    and whether to add to what is there. Raises ValueError.
+    """
+
+def channel_bits(values: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], neighbours: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], spec: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)], reference: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, reference_size: int = 1) -> float:
+    """Bits that a channel takes alone."""
+
+def splat_neighbours(cells: Annotated[NDArray[numpy.uint32], dict(shape=(None, 3), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], bits: int) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+    """
+    Of each splat the nearest of the 32 before it, or -1; cells ascend by Morton code.
+    """

@@ -10,6 +10,9 @@ void bind_storage(nb::module_ & m);
 void bind_window(nb::module_ & m);
 void bind_decoder(nb::module_ & m);
 void bind_streamer(nb::module_ & m);
+void bind_splats(nb::module_ & m);
+void bind_direct_file(nb::module_ & m);
+void bind_entropy(nb::module_ & m);
 
 namespace {
 
@@ -38,4 +41,7 @@ NB_MODULE(_native, m) {
     bind_window(m);
     bind_decoder(m);
     bind_streamer(m);
+    bind_splats(m);
+    bind_direct_file(m);
+    bind_entropy(m);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the kernels and their test for 64-bit Arm and runs them under qemu: once for the baseline
-# (armv8-a) and once with the sdot instruction. Takes about a minute.
+# Compiles the kernels, the splat rasteriser, the entropy coding and their tests for 64-bit Arm and runs them under qemu:
+# once for the baseline (armv8-a) and once with the sdot instruction. Takes some minutes.
 #
 # On Debian or Ubuntu: apt-get install qemu-user-static g++-aarch64-linux-gnu
 set -euo pipefail
@@ -24,4 +24,13 @@ for arch in armv8-a armv8.2-a+dotprod; do
     "$cxx" -std=c++20 -O2 -g -Wall -Wextra -Werror -static -march="$arch" \
         "$here"/../core/kernels*.cpp "$here"/test_kernels.cpp -o "$out/test_kernels"
     "$qemu" -cpu max "$out/test_kernels"
+    "$cxx" -std=c++20 -O2 -g -Wall -Wextra -Werror -static -pthread -march="$arch" \
+        "$here"/../core/kernels*.cpp "$here"/../core/splat_kernels*.cpp \
+        "$here"/../core/splat_{backward,colour,project,renderer,sort,tiles}.cpp \
+        "$here"/../core/thread_pool.cpp "$here"/test_splats.cpp -o "$out/test_splats"
+    "$qemu" -cpu max "$out/test_splats"
+    "$cxx" -std=c++20 -O2 -g -Wall -Wextra -Werror -static -march="$arch" \
+        "$here"/../core/{channel_coding,entropy_decoder,entropy_encoder,position_coding,splat_group}.cpp \
+        "$here"/test_entropy.cpp -o "$out/test_entropy"
+    "$qemu" -cpu max "$out/test_entropy"
 done

@@ -1,0 +1,301 @@
+// Entropy coding of .psplat files for Python. Arrays are copied in and out; computing releases the interpreter's lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "entropy_decoder.h"
+#include "entropy_encoder.h"
+#include "error.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace penstock;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Cells = nb::ndarray<const uint32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+using Neighbours = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Entries = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Columns = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
+// (channels, 8): size, mode, raw, predictor, reference, buckets, reference buckets, slowest.
+using Specs = nb::ndarray<const uint32_t, nb::shape<-1, 8>, nb::c_contig, nb::device::cpu>;
+
+// What is returned; whole types, so that the stub has them.
+template <class T>
+using Made = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+template <class T>
+using MadeRows = nb::ndarray<nb::numpy, T, nb::shape<-1, 3>>;
+using MadeNumbers = std::vector<Made<uint16_t>>;
+
+template <class T>
+Made<T> array_of(std::vector<T> && values) {
+    values.reserve(1);  // so that even no numbers have an address
+    auto * kept = new std::vector<T>(std::move(values));
+    nb::capsule owner(kept, [](void * p) noexcept { delete static_cast<std::vector<T> *>(p); });
+    return Made<T>(kept->data(), {kept->size()}, owner);
+}
+
+template <class T>
+MadeRows<T> rows_of(std::vector<T> && values) {
+    values.reserve(1);  // so that even no numbers have an address
+    auto * kept = new std::vector<T>(std::move(values));
+    nb::capsule owner(kept, [](void * p) noexcept { delete static_cast<std::vector<T> *>(p); });
+    return MadeRows<T>(kept->data(), {kept->size() / 3, 3}, owner);
+}
+
+uint8_t byte_of(uint32_t number) {
+    if (number > 255) throw ArgumentError("a field of a channel's coding is over 255");
+    return static_cast<uint8_t>(number);
+}
+
+ChannelSpec spec_of(const uint32_t * row) {
+    ChannelSpec spec;
+    spec.size = row[0];
+    spec.mode = static_cast<Mode>(byte_of(row[1]));
+    spec.raw = byte_of(row[2]);
+    spec.predictor = static_cast<Predictor>(byte_of(row[3]));
+    spec.reference = byte_of(row[4]);
+    spec.buckets = byte_of(row[5]);
+    spec.reference_buckets = byte_of(row[6]);
+    spec.slowest = byte_of(row[7]);
+    return spec;
+}
+
+// How the groups of one file are coded, and what its first group has taught.
+class SplatCoder {
+public:
+    SplatCoder(int bits, int modelled_digits, int slowest, std::optional<std::vector<uint32_t>> digits, const Specs & channels) {
+        spec_.position.bits = bits;
+        spec_.position.modelled_digits = modelled_digits;
+        spec_.position.slowest = slowest;
+        spec_.all_digits = !digits.has_value();
+        if (digits.has_value()) {
+            if (digits->size() != 8) throw ArgumentError("a channel's coding has eight fields");
+            spec_.digits = spec_of(digits->data());
+        }
+        for (size_t c = 0; c < channels.shape(0); ++c) spec_.channels.push_back(spec_of(channels.data() + 8 * c));
+        check_spec(spec_);
+    }
+
+    std::tuple<MadeRows<uint32_t>, Made<uint8_t>, MadeNumbers> decode(const Bytes & payload, size_t count, bool primed, bool learn) {
+        GroupNumbers group;
+        std::vector<uint32_t> cells;
+        std::vector<uint8_t> kept;
+        {
+            nb::gil_scoped_release released;
+            GroupModels models = start(primed);
+            group = decode_group(spec_, models, payload.data(), payload.size(), count);
+            if (learn) keep(std::move(models));
+            cells.resize(3 * count);
+            for (size_t i = 0; i < count; ++i) {
+                for (int axis = 0; axis < 3; ++axis) cells[3 * i + static_cast<size_t>(axis)] = gather_bits(group.codes[i] >> axis);
+            }
+            for (const uint16_t k : group.kept) kept.push_back(static_cast<uint8_t>(k + 1));
+        }
+        MadeNumbers channels;
+        for (auto & channel : group.channels) channels.push_back(array_of(std::move(channel)));
+        return {rows_of(std::move(cells)), array_of(std::move(kept)), std::move(channels)};
+    }
+
+    nb::bytes encode(const Cells & cells, const Bytes & digits, const std::vector<Numbers> & channels, bool primed, bool learn) {
+        GroupNumbers group = numbers(cells, digits, channels);
+        std::vector<uint8_t> payload;
+        {
+            nb::gil_scoped_release released;
+            GroupModels models = start(primed);
+            payload = encode_group(spec_, models, group);
+            if (learn) keep(std::move(models));
+        }
+        return nb::bytes(payload.data(), payload.size());
+    }
+
+    std::vector<double> bits(const Cells & cells, const Bytes & digits, const std::vector<Numbers> & channels, bool primed) {
+        GroupNumbers group = numbers(cells, digits, channels);
+        nb::gil_scoped_release released;
+        GroupModels models = start(primed);
+        return group_bits(spec_, models, group);
+    }
+
+private:
+    GroupNumbers numbers(const Cells & cells, const Bytes & digits, const std::vector<Numbers> & channels) const {
+        GroupNumbers group;
+        group.count = cells.shape(0);
+        for (size_t i = 0; i < group.count; ++i) {
+            const uint32_t * cell = cells.data() + 3 * i;
+            for (int axis = 0; axis < 3; ++axis) {
+                if (cell[axis] >> kMostLatticeBits != 0) throw ArgumentError("a cell does not fit 21 bits");
+            }
+            group.codes.push_back(morton_code(cell[0], cell[1], cell[2]));
+        }
+        if (spec_.all_digits != (digits.size() == 0) && group.count != 0) throw ArgumentError("digits kept are given where all are, or are missing");
+        for (size_t i = 0; i < digits.size(); ++i) {
+            if (digits.data()[i] == 0) throw ArgumentError("no digit of a splat is kept; expected 1 or more");
+            group.kept.push_back(static_cast<uint16_t>(digits.data()[i] - 1));
+        }
+        for (const Numbers & channel : channels) group.channels.emplace_back(channel.data(), channel.data() + channel.size());
+        return group;
+    }
+
+    GroupModels start(bool primed) {
+        if (!primed) return GroupModels(spec_);
+        const std::lock_guard<std::mutex> held(mutex_);
+        if (!learned_.has_value()) throw ArgumentError("a primed group before the first one");
+        return *learned_;
+    }
+
+    void keep(GroupModels && models) {
+        const std::lock_guard<std::mutex> held(mutex_);
+        learned_ = std::move(models);
+    }
+
+    GroupSpec spec_;
+    std::mutex mutex_;
+    std::optional<GroupModels> learned_;
+};
+
+MadeNumbers decode_sheet_list(const Bytes & payload, const std::vector<std::pair<size_t, size_t>> & shapes, const Specs & specs) {
+    if (shapes.size() != specs.shape(0)) throw ArgumentError("there must be a coding for each sheet");
+    std::vector<Sheet> sheets(shapes.size());
+    for (size_t k = 0; k < sheets.size(); ++k) {
+        sheets[k].rows = shapes[k].first;
+        sheets[k].columns = shapes[k].second;
+        sheets[k].spec = spec_of(specs.data() + 8 * k);
+    }
+    {
+        nb::gil_scoped_release released;
+        decode_sheets(sheets, payload.data(), payload.size());
+    }
+    MadeNumbers out;
+    for (Sheet & sheet : sheets) out.push_back(array_of(std::move(sheet.values)));
+    return out;
+}
+
+nb::bytes encode_sheet_list(const std::vector<Numbers> & values, const std::vector<size_t> & columns, const Specs & specs) {
+    if (values.size() != specs.shape(0) || columns.size() != values.size()) throw ArgumentError("there must be a coding and columns for each sheet");
+    std::vector<Sheet> sheets(values.size());
+    for (size_t k = 0; k < sheets.size(); ++k) {
+        if (columns[k] == 0 || values[k].size() % columns[k] != 0) throw ArgumentError("a sheet's numbers are not whole rows");
+        sheets[k].rows = values[k].size() / columns[k];
+        sheets[k].columns = columns[k];
+        sheets[k].spec = spec_of(specs.data() + 8 * k);
+        sheets[k].values.assign(values[k].data(), values[k].data() + values[k].size());
+    }
+    std::vector<uint8_t> payload;
+    {
+        nb::gil_scoped_release released;
+        payload = encode_sheets(sheets);
+    }
+    return nb::bytes(payload.data(), payload.size());
+}
+
+double bits_of_channel(const Numbers & values, const Neighbours & neighbours, const Specs & spec, const std::optional<Numbers> & reference,
+                       uint32_t reference_size) {
+    if (spec.shape(0) != 1) throw ArgumentError("one channel has one coding");
+    if (neighbours.size() != values.size() || (reference.has_value() && reference->size() != values.size())) {
+        throw ArgumentError("neighbours and reference must be as many as the numbers");
+    }
+    std::vector<uint16_t> numbers(values.data(), values.data() + values.size());
+    Sequence sequence;
+    sequence.count = numbers.size();
+    sequence.neighbour = neighbours.data();
+    sequence.values = numbers.data();
+    sequence.reference = reference.has_value() ? reference->data() : nullptr;
+    sequence.reference_width = width_of(reference_size);
+    const ChannelSpec channel = spec_of(spec.data());
+    nb::gil_scoped_release released;
+    return channel_bits(channel, sequence, reference_size);
+}
+
+Made<int32_t> neighbours_of(const Cells & cells, const Bytes & digits, int bits) {
+    if (bits < 1 || bits > kMostLatticeBits) throw ArgumentError("lattice bits must be 1 to 21");
+    const size_t count = cells.shape(0);
+    if (digits.size() != 0 && digits.size() != count) throw ArgumentError("digits kept must be none, or one for each splat");
+    std::vector<uint64_t> codes;
+    std::vector<uint16_t> kept;
+    for (size_t i = 0; i < count; ++i) codes.push_back(morton_code(cells.data()[3 * i], cells.data()[3 * i + 1], cells.data()[3 * i + 2]));
+    for (size_t i = 0; i < digits.size(); ++i) {
+        const int k = digits.data()[i];
+        if (k < 1 || k > bits) throw ArgumentError("digits kept must be 1 to the lattice's bits");
+        kept.push_back(static_cast<uint16_t>(k - 1));
+    }
+    std::vector<int32_t> nearest(count);
+    find_neighbours(codes.data(), kept.empty() ? nullptr : kept.data(), bits, count, nearest.data());
+    return array_of(std::move(nearest));
+}
+
+// Of each part, columns from `first` on of `out` take, or are added to, the entry (K, d) that a row's index names.
+void gather_entries(const std::vector<std::tuple<Entries, Numbers, size_t, bool>> & parts, const Columns & out) {
+    constexpr size_t kRows = 256;  // at a time, so that they stay in the cache from part to part
+    const size_t count = out.shape(0), width = out.shape(1);
+    const auto stride = static_cast<size_t>(out.stride(0));
+    if (out.stride(0) < 0 || (width > 1 && out.stride(1) != 1)) throw ArgumentError("a row's columns must follow each other");
+    for (const auto & [entries, indices, first, adds] : parts) {
+        const size_t rows = entries.shape(0), columns = entries.shape(1);
+        if (indices.size() != count) throw ArgumentError("there must be an index for each row");
+        if (first > width || columns > width - first) throw ArgumentError("entries reach past the last column");
+        for (size_t i = 0; i < count; ++i) {
+            if (indices.data()[i] >= rows) throw ArgumentError("an index is not below its codebook's size");
+        }
+    }
+    nb::gil_scoped_release released;
+    for (size_t begin = 0; begin < count; begin += kRows) {
+        const size_t end = std::min(begin + kRows, count);
+        for (const auto & [entries, indices, first, adds] : parts) {
+            const size_t columns = entries.shape(1);
+            const float * const from = entries.data();
+            const uint16_t * const index = indices.data();
+            float * const to = out.data() + first;
+            if (columns == 1 && !adds) {
+                for (size_t i = begin; i < end; ++i) to[i * stride] = from[index[i]];
+                continue;
+            }
+            for (size_t i = begin; i < end; ++i) {
+                for (size_t c = 0; c < columns; ++c) {
+                    const float value = from[index[i] * columns + c];
+                    to[i * stride + c] = adds ? to[i * stride + c] + value : value;
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void bind_entropy(nb::module_ & m) {
+    nb::class_<SplatCoder>(m, "SplatCoder", "How the groups of one .psplat file are coded, and what its first group has taught.")
+        .def(nb::init<int, int, int, std::optional<std::vector<uint32_t>>, const Specs &>(), "bits"_a, "modelled_digits"_a, "slowest"_a,
+             "digits"_a.none(), "channels"_a.noconvert(),
+             "digits: the coding of how many octal digits are kept, or None where all are. channels: (n, 8) uint32; size,\n"
+             "mode, raw, predictor, reference, buckets, reference buckets, slowest. Raises ValueError.")
+        .def("decode", &SplatCoder::decode, "payload"_a.noconvert(), "count"_a, "primed"_a = false, "learn"_a = false,
+             "(cells (count, 3) uint32, digits kept (count or 0) uint8, numbers of each channel (count) uint16).\n"
+             "primed: begin with what a call with learn has taught. Raises FormatError, ValueError.")
+        .def("encode", &SplatCoder::encode, "cells"_a.noconvert(), "digits"_a.noconvert(), "channels"_a.noconvert(), "primed"_a = false, "learn"_a = false,
+             "The payload of a group whose cells ascend by Morton code; digits: empty where all are kept.")
+        .def("bits", &SplatCoder::bits, "cells"_a.noconvert(), "digits"_a.noconvert(), "channels"_a.noconvert(), "primed"_a = false,
+             "Bits that a group takes: of the positions, then of each channel.");
+    m.def("decode_sheets", &decode_sheet_list, "payload"_a.noconvert(), "shapes"_a, "specs"_a.noconvert(),
+          "Numbers of each sheet (rows, columns) of a codebook section, flat. Raises FormatError, ValueError.");
+    m.def("encode_sheets", &encode_sheet_list, "values"_a.noconvert(), "columns"_a, "specs"_a.noconvert(), "The payload of sheets, flat numbers row by row.");
+    m.def("gather_entries", &gather_entries, "parts"_a, "out"_a.noconvert(),
+          "Write columns of out (n, width): each part is entries (K, d), indices (n) below K, the first column,\n"
+          "and whether to add to what is there. Raises ValueError.");
+    m.def("channel_bits", &bits_of_channel, "values"_a.noconvert(), "neighbours"_a.noconvert(), "spec"_a.noconvert(), "reference"_a.none(),
+          "reference_size"_a = 1, "Bits that a channel takes alone.");
+    m.def("splat_neighbours", &neighbours_of, "cells"_a.noconvert(), "digits"_a.noconvert(), "bits"_a,
+          "Of each splat the nearest of the 32 before it, or -1; cells ascend by Morton code.");
+}

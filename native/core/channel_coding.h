@@ -1,0 +1,233 @@
+// How one number of every splat (a channel) is coded: docs/psplat-format.md, "Channel coding". Each coding is written once, for
+// a coder that decodes, encodes or counts (symbol_coder.h).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "symbol_coder.h"
+
+namespace penstock {
+
+enum class Mode : uint8_t { direct = 0, residual = 1, fresh = 2 };
+enum class Predictor : uint8_t { none = 0, nearest = 1, mean_of_two = 2, mean_of_four = 3, slope = 4, reference = 5 };
+
+constexpr uint8_t kNoReference = 255, kDigitsReference = 254;
+
+struct ChannelSpec {
+    uint32_t size = 1;  // numbers are below it; 1 to 65,536
+    Mode mode = Mode::direct;
+    uint8_t raw = 0;                    // lowest bits that are not modelled (direct)
+    Predictor predictor = Predictor::none;
+    uint8_t reference = kNoReference;   // an earlier channel
+    uint8_t buckets = 0;                // bits of the prediction in the context (direct)
+    uint8_t reference_buckets = 0;      // bits of the reference in the context
+    uint8_t slowest = 7;                // the models' slowest rate
+
+    bool uses_reference() const {
+        return predictor == Predictor::slope || predictor == Predictor::reference || reference_buckets > 0;
+    }
+};
+
+// Bits of the numbers below size, 0 to 16.
+inline int width_of(uint32_t size) { return size <= 1 ? 0 : 32 - __builtin_clz(size - 1); }
+
+// Throws ArgumentError. `number`: of the channel, for the message; earlier ones may be referred to.
+void check_spec(const ChannelSpec & spec, size_t number, bool digits);
+
+// What a family of models (a model for each context) of a coding has learned.
+struct Family {
+    Family() = default;
+    Family(size_t contexts, int symbols) : base(symbols), members(contexts, SymbolModel(symbols)) {}
+    SymbolModel base;
+    std::vector<SymbolModel> members;
+};
+
+template <class Coder>
+unsigned code_in_context(Coder & coder, Family & family, size_t context, unsigned value, int slowest) {
+    constexpr unsigned kLearning = 24;  // symbols of a member that the base learns from
+    SymbolModel & model = family.members[context];
+    if (model.seen() == 0) model.take_shares(family.base);
+    const unsigned symbol = coder.symbol(model, value, slowest);
+    if (model.seen() <= kLearning) family.base.update(symbol, slowest);
+    return symbol;
+}
+
+struct ChannelModels {
+    explicit ChannelModels(const ChannelSpec & spec);
+
+    Family top;                       // direct: the highest bits; residual: classes; fresh: kinds
+    std::vector<SymbolModel> middle;  // direct: the next bits; else the bits of a magnitude, by class
+    std::vector<SymbolModel> low;     // direct: the bits after those
+    Family classes;                   // fresh: of the distance
+    uint32_t known = 0;               // fresh: how many numbers have appeared
+};
+
+// A channel's numbers and what they are predicted from.
+struct Sequence {
+    size_t count = 0;
+    const int32_t * neighbour = nullptr;   // of each, an earlier one, or -1
+    uint16_t * values = nullptr;           // an encoder reads them, a decoder writes them
+    const uint16_t * reference = nullptr;  // or null
+    int reference_width = 0;
+};
+
+// ---------------------------------------------------------------- prediction
+
+inline int32_t predict(const ChannelSpec & spec, int width, const Sequence & s, size_t i) {
+    const auto size = static_cast<int32_t>(spec.size);
+    if (spec.predictor == Predictor::reference) {
+        const int shift = s.reference_width - width;
+        const int32_t r = s.reference[i];
+        return std::min(shift >= 0 ? r >> shift : r << -shift, size - 1);
+    }
+    const int32_t p = s.neighbour[i];
+    if (p < 0) return size / 2;
+    const auto before = [&s](int32_t k) { return s.neighbour[k] < 0 ? k : s.neighbour[k]; };
+    switch (spec.predictor) {
+        case Predictor::nearest: return s.values[p];
+        case Predictor::mean_of_two: return (s.values[p] + s.values[before(p)] + 1) / 2;
+        case Predictor::mean_of_four: {
+            const int32_t second = before(p), third = before(second);
+            return (s.values[p] + s.values[second] + s.values[third] + s.values[before(third)] + 2) / 4;
+        }
+        case Predictor::slope: return std::clamp(s.values[p] + s.reference[i] - s.reference[p], 0, size - 1);
+        default: return size / 2;
+    }
+}
+
+inline size_t reference_bucket(const ChannelSpec & spec, const Sequence & s, size_t i) {
+    if (spec.reference_buckets == 0) return 0;
+    return static_cast<size_t>(s.reference[i] >> std::max(0, s.reference_width - spec.reference_buckets));
+}
+
+// ---------------------------------------------------------------- magnitudes
+
+inline unsigned class_of(uint32_t magnitude) {
+    return magnitude == 0 ? 0 : std::min(32 - __builtin_clz(magnitude), 15);
+}
+
+// A number below 65,536 of which small ones are common. `kind` becomes its class.
+template <class Coder>
+uint32_t code_magnitude(Coder & coder, Family & classes, size_t context, std::vector<SymbolModel> & below, uint32_t value,
+                        int slowest, unsigned & kind) {
+    kind = code_in_context(coder, classes, context, class_of(value), slowest);
+    if (kind == 15) return coder.bits(16, value);
+    if (kind < 2) return kind;
+    const int bits = static_cast<int>(kind) - 1, modelled = std::min(bits, 3), raw = bits - modelled;
+    uint32_t magnitude = 1u << modelled | coder.symbol(below[kind], (value >> raw) & ((1u << modelled) - 1), slowest);
+    if (raw > 0) magnitude = magnitude << raw | coder.bits(raw, value & ((1u << raw) - 1));
+    return magnitude;
+}
+
+// ---------------------------------------------------------------- the three modes
+
+template <class Coder>
+void code_direct(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s) {
+    const int width = width_of(spec.size), modelled = width - spec.raw;
+    const int top = std::min(modelled, 4), middle = std::clamp(modelled - 4, 0, 4), low = std::clamp(modelled - 8, 0, 4);
+    const int bucket_shift = std::max(0, width - spec.buckets);
+    const auto part = [](uint32_t value, int shift, int bits) { return (value >> shift) & ((1u << bits) - 1); };
+    for (size_t i = 0; i < s.count; ++i) {
+        const uint32_t value = Coder::kDecodes ? 0 : s.values[i];
+        uint32_t coded = 0;
+        if (modelled > 0) {
+            size_t context = spec.buckets == 0 ? 0 : static_cast<size_t>(predict(spec, width, s, i) >> bucket_shift);
+            context = context << spec.reference_buckets | reference_bucket(spec, s, i);
+            int shift = width - top;
+            coded = code_in_context(coder, models.top, context, part(value, shift, top), spec.slowest);
+            if (middle > 0) {
+                shift -= middle;
+                coded = coded << middle | coder.symbol(models.middle[coded], part(value, shift, middle), spec.slowest);
+            }
+            if (low > 0) {
+                shift -= low;
+                coded = coded << low | coder.symbol(models.low[coded], part(value, shift, low), spec.slowest);
+            }
+        }
+        if (spec.raw > 0) coded = coded << spec.raw | coder.bits(spec.raw, part(value, 0, spec.raw));
+        if constexpr (Coder::kDecodes) {
+            if (coded >= spec.size) coder.fail("a number is too large for its channel");
+            s.values[i] = static_cast<uint16_t>(coded);
+        }
+    }
+}
+
+template <class Coder>
+void code_residual(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, std::vector<uint8_t> & kinds) {
+    const int width = width_of(spec.size);
+    const auto size = static_cast<int32_t>(spec.size), half = size / 2;
+    for (size_t i = 0; i < s.count; ++i) {
+        const int32_t p = s.neighbour[i], prediction = predict(spec, width, s, i);
+        size_t context = p < 0 ? 0 : kinds[p];
+        context = context << spec.reference_buckets | reference_bucket(spec, s, i);
+        uint32_t magnitude = 0;
+        if constexpr (!Coder::kDecodes) {
+            int32_t e = s.values[i] - prediction;
+            if (e > size - 1 - half) e -= size;
+            else if (e < -half) e += size;
+            magnitude = static_cast<uint32_t>(e < 0 ? -2 * e - 1 : 2 * e);
+        }
+        unsigned kind = 0;
+        magnitude = code_magnitude(coder, models.top, context, models.middle, magnitude, spec.slowest, kind);
+        kinds[i] = static_cast<uint8_t>(kind);
+        if constexpr (Coder::kDecodes) {
+            const auto back = static_cast<int32_t>(magnitude >> 1);
+            int32_t value = prediction + (magnitude % 2 != 0 ? -back - 1 : back);
+            if (value < 0) value += size;
+            else if (value >= size) value -= size;
+            if (value < 0 || value >= size) coder.fail("a difference is too large for its channel");
+            s.values[i] = static_cast<uint16_t>(value);
+        }
+    }
+}
+
+template <class Coder>
+void code_fresh(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, std::vector<uint8_t> & kinds) {
+    constexpr unsigned kNew = 0, kSame = 1, kOld = 2;
+    uint32_t & known = models.known;
+    for (size_t i = 0; i < s.count; ++i) {
+        const int32_t p = s.neighbour[i];
+        uint32_t value = Coder::kDecodes ? 0 : s.values[i];
+        unsigned kind = kOld;
+        if constexpr (!Coder::kDecodes) {
+            if (value > known) coder.fail("numbers are not in the order of their first appearance");
+            kind = value == known ? kNew : p >= 0 && s.values[p] == value ? kSame : kOld;
+        }
+        kind = code_in_context(coder, models.top, p < 0 ? 0 : 1 + kinds[p], kind, spec.slowest);
+        if (kind == kNew) {
+            value = known;
+        } else if (kind == kSame && p >= 0) {
+            value = s.values[p];
+        } else if (kind == kOld && known > 0) {
+            unsigned distance_class = 0;
+            const uint32_t distance =
+                code_magnitude(coder, models.classes, 0, models.middle, known - 1 - value, spec.slowest, distance_class);
+            if (distance >= known) coder.fail("a number refers to one that has not appeared");
+            value = known - 1 - distance;
+        } else {
+            coder.fail("a number refers to one that has not appeared");
+        }
+        if (value == known) ++known;
+        if (value >= spec.size) coder.fail("a number is too large for its channel");
+        kinds[i] = static_cast<uint8_t>(kind);
+        if constexpr (Coder::kDecodes) s.values[i] = static_cast<uint16_t>(value);
+    }
+}
+
+// Code all numbers of a channel. `kinds`: room for s.count bytes, of any content.
+template <class Coder>
+void code_channel(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, std::vector<uint8_t> & kinds) {
+    if (spec.size == 1) {  // nothing to tell; a decoder's numbers are zeros from the start
+        return;
+    }
+    switch (spec.mode) {
+        case Mode::direct: return code_direct(coder, spec, models, s);
+        case Mode::residual: return code_residual(coder, spec, models, s, kinds);
+        case Mode::fresh: return code_fresh(coder, spec, models, s, kinds);
+    }
+}
+
+}  // namespace penstock
