@@ -1,0 +1,310 @@
+"""Compresses a model of splats: every stage of OMG4, each where the settings have it.
+
+    drawable       what no camera can see goes, but where coding is exact
+    sampling       the best by SD score stay                       then refinement
+    pruning        what is low in space and in time goes           then refinement
+    merging        look-alikes become one, a few rounds            then refinement
+    quantization   positions to a lattice, the rest to codebooks, whose numbers are tuned
+    coding         the size of the .psplat file, entropy-coded
+
+Views without photos show the model that was given: then it is the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.export.omg4.appearance import fit_appearance
+from penstock.export.omg4.codebook_tuning import tune_codebooks
+from penstock.export.omg4.merging import merge
+from penstock.export.omg4.pruning import keep_drawable, keep_high
+from penstock.export.omg4.psplat_writer import PsplatSizes, psplat_size
+from penstock.export.omg4.quantization import encode_model
+from penstock.export.omg4.rasteriser import Rasteriser, rasteriser_for
+from penstock.export.omg4.refinement import refine_against
+from penstock.export.omg4.report import CompressionReport, Quality, StageReport, mean_psnr
+from penstock.export.omg4.sampling import keep_best
+from penstock.export.omg4.scores import Scores, importance, score, sd_scores
+from penstock.export.omg4.settings import CompressionSettings
+from penstock.export.omg4.static_quantization import Precision, exact_splats, quantize_splats
+from penstock.export.omg4.views import Truth, held_out, own_views, without_image
+from penstock.export.report import Progress, ProgressCallback
+from penstock.loaders.splats.encoded import EncodedSplats, Net, decode_splats
+from penstock.loaders.splats.model import SplatModel, check_model, select
+
+if TYPE_CHECKING:
+    from penstock.runtime.splats.camera import View
+
+UNQUANTIZED = 16.0  # times finer than scalars are by default
+CHECKED = 24  # held-out views at most, evenly chosen, that each stage is measured by
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What became of a model.
+
+    Attributes:
+        encoded: for `psplat_writer.write_psplat`, with `entropy` as in the settings.
+        model: what a reader makes of that.
+    """
+
+    encoded: EncodedSplats
+    model: SplatModel
+    report: CompressionReport
+
+
+def compress(
+    model: SplatModel,
+    views: Sequence[View] | None = None,
+    settings: CompressionSettings | None = None,
+    progress: ProgressCallback | None = None,
+    *,
+    test_views: Sequence[View] | None = None,
+) -> Compressed:
+    """Compress a model.
+
+    Args:
+        views: to train with and to score by; None or empty: the model's own pictures.
+        settings: None: the defaults of a scene that moves, or of one that does not.
+        test_views: that quality is measured by; None: every seventh of the views, which is then
+            not trained with.
+
+    Raises:
+        FormatError: the model has numbers that nobody can draw, or an image is damaged.
+        UsageError: a view's time, image or size does not fit.
+        StorageError: an image cannot be read.
+        BackendMissingError: images without Pillow, or "cuda" without torch or a GPU.
+    """
+    check_model(model, "the model to compress")
+    if settings is None:
+        settings = CompressionSettings() if model.dynamic else CompressionSettings.static()
+    train: Sequence[View] = views or own_views(model)
+    test: Sequence[View]
+    train, test = held_out(train) if not test_views else (train, test_views)
+    rasteriser = rasteriser_for(settings)
+    run = _Run(model, train, test, rasteriser, settings, progress)
+    if len(test) == len(train) and all(a is b for a, b in zip(train, test, strict=True)):
+        run.note("too few views to hold some out: quality is that of the views trained with")
+    if model.count:
+        run.choose()
+    encoded = run.encode()
+    return run.finish(encoded)
+
+
+class _Run:
+    def __init__(
+        self,
+        model: SplatModel,
+        train: Sequence[View],
+        test: Sequence[View],
+        rasteriser: Rasteriser,
+        settings: CompressionSettings,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.source = model
+        self.model = _limited(model, settings.degree)
+        self.settings = settings
+        self.progress = progress
+        self.rasteriser = rasteriser
+        self.truth = Truth(train, model, rasteriser)
+        self.test = Truth(test, model, rasteriser)
+        few = np.unique(np.linspace(0, len(test) - 1, CHECKED).astype(np.intp)).tolist()
+        self._few = Truth([test[k] for k in few], model, rasteriser)
+        self._stages: list[StageReport] = []
+        self._notes: list[str] = []
+        self._clock = perf_counter()
+        self._done("source")
+
+    def note(self, text: str) -> None:
+        """For the report."""
+        self._notes.append(text)
+
+    def choose(self) -> None:
+        """The stages that leave fewer splats."""
+        settings = self.settings
+        if settings.coding != "exact":  # which keeps what nobody sees, too
+            self._keep(keep_drawable(self.model), "drawable")
+        if settings.sampling or settings.pruning:
+            scores = self._scores()
+            if settings.sampling:
+                kept = keep_best(sd_scores(scores, settings.score), settings.keep)
+                scores = scores.of(kept)
+                self._keep(kept, "sampling")
+            # The paper prunes by the gradients that it sampled by.
+            if settings.pruning:
+                self._keep(keep_high(scores, settings.pruning_quantile), "pruning")
+        if settings.merging:
+            for number in range(settings.merge_rounds):
+                before = self.model
+                self.model = merge(
+                    before,
+                    self.truth,
+                    self.rasteriser,
+                    settings,
+                    number=number,
+                    progress=self.progress,
+                )
+                if self.model is before:
+                    self.note(f"merging {number + 1} found no splats that look alike")
+                    break
+                self._refine("merging")
+                self._done(f"merging {number + 1}")
+
+    def encode(self) -> EncodedSplats:
+        """Quantization, and the tuning of its codebooks. Nets need those: they learn from what is
+        decoded, and their features are vectors."""
+        settings, model = self.settings, self.model
+        if not settings.quantization:
+            return quantize_splats(model, Precision().finer(UNQUANTIZED))
+        nets = settings.appearance == "nets"
+        if settings.coding == "exact" and not nets:
+            exact = exact_splats(model)
+            if exact is not None:
+                self.note("the model's numbers are on few levels: they are kept")
+                return exact
+        if settings.coding != "vectors" and not nets:
+            return quantize_splats(model, Precision().finer(settings.finer))
+        weights = importance(self._scores()) if model.count else None
+        if nets:
+            return self._with_nets(weights)
+        encoded = encode_model(model, settings.books, weights=weights, seed=settings.seed)
+        return tune_codebooks(
+            encoded, self.truth, self.rasteriser, settings, progress=self.progress
+        )
+
+    def finish(self, encoded: EncodedSplats) -> Compressed:
+        """Decodes it again, and measures."""
+        decoded = decode_splats(encoded)
+        self.model = decoded
+        self._done("quantization", plain_bytes(encoded))
+        sizes = psplat_size(encoded, entropy=self.settings.entropy)
+        self._done("coding", sizes.total)
+        source = self.source
+        return Compressed(
+            encoded,
+            decoded,
+            CompressionReport(
+                source_splats=source.count,
+                source_bytes=source.nbytes,
+                splats=decoded.count,
+                nbytes=sizes.total,
+                fixed_bits=encoded.fixed_bits,
+                parts=_parts(sizes),
+                stages=tuple(self._stages),
+                quality=self._quality(),
+                views=len(self.truth),
+                held_out=len(self.test),
+                own=self.test.own,
+                settings=self.settings.to_dict(),
+                notes=tuple(self._notes),
+            ),
+        )
+
+    def _quality(self) -> Quality:
+        shown = [without_image(view) for view in self.test.views]
+        against_model = mean_psnr(
+            self.rasteriser, self.model, Truth(shown, self.source, self.rasteriser)
+        )
+        if self.test.own:
+            self.note("no photos were given: the truth is the given model's own pictures")
+            return Quality(None, None, against_model)
+        return Quality(
+            mean_psnr(self.rasteriser, self.source, self.test),
+            mean_psnr(self.rasteriser, self.model, self.test),
+            against_model,
+        )
+
+    def _with_nets(self, weights: NDArray[np.float64] | None) -> EncodedSplats:
+        """Nets that know where splats will be decoded to: they see fine detail of that."""
+        model, settings = self.model, self.settings
+        blank = np.zeros((model.count, 6), np.float32)
+        placed = decode_splats(
+            encode_model(model, settings.books, weights=weights, features=blank, seed=settings.seed)
+        )
+        motion = model.motion
+        if motion is not None and placed.motion is not None:
+            motion = replace(motion, t_centers=placed.motion.t_centers)
+        appearance = fit_appearance(
+            replace(model, means=placed.means, motion=motion),
+            weights=weights,
+            steps=settings.net_steps,
+            seed=settings.seed,
+            progress=self.progress,
+        )
+        encoded = encode_model(
+            model,
+            settings.books,
+            weights=weights,
+            features=appearance.features,
+            seed=settings.seed,
+        )
+        nets = tuple(Net(name, values) for name, values in appearance.nets.arrays().items())
+        return replace(encoded, nets=nets)
+
+    def _scores(self) -> Scores:
+        return score(self.model, self.truth, self.rasteriser, self.settings, self.progress)
+
+    def _keep(self, indices: NDArray[np.intp], stage: str) -> None:
+        if len(indices) < self.model.count:
+            self.model = select(self.model, indices)
+            if stage != "drawable":  # nothing is lost there
+                self._refine(stage)
+        self._done(stage)
+
+    def _refine(self, stage: str) -> None:
+        self.model = refine_against(
+            self.model,
+            self.truth,
+            self.rasteriser,
+            self.settings,
+            stage=f"refinement after {stage}",
+            progress=self.progress,
+        )
+
+    def _done(self, stage: str, nbytes: int | None = None) -> None:
+        """Measures the model as it is now."""
+        now = perf_counter()
+        seconds, self._clock = now - self._clock, now
+        size = self.model.nbytes if nbytes is None else nbytes
+        decibels = mean_psnr(self.rasteriser, self.model, self._few)
+        self._stages.append(StageReport(stage, self.model.count, size, decibels, seconds))
+        self._clock = perf_counter()  # measuring is no part of the next stage
+        if self.progress is not None:
+            self.progress(Progress(stage, 1, 1, "step"))
+
+
+def _limited(model: SplatModel, degree: int | None) -> SplatModel:
+    """With harmonics of at most this degree."""
+    if degree is None or degree >= model.degree:
+        return model
+    return replace(model, sh=np.ascontiguousarray(model.sh[:, : (degree + 1) ** 2]))
+
+
+def plain_bytes(encoded: EncodedSplats) -> int:
+    """Before entropy coding: indices and positions of fixed width, codebooks of 2 bytes a number
+    or 4 where they are float32's, nets of 2."""
+    books = {id(part.codebook): part.codebook for part in encoded.parts}.values()
+    total = math.ceil(encoded.fixed_bits * encoded.count / 8)
+    for book in books:
+        total += 0 if book.levels is None else book.levels.nbytes
+        total += 0 if book.numbers is None else book.numbers.nbytes
+    return total + sum(2 * net.values.size for net in encoded.nets)
+
+
+def _parts(sizes: PsplatSizes) -> dict[str, float]:
+    """Bytes of a file by what they are for."""
+    return {
+        "head": float(sizes.head),
+        "codebooks": float(sizes.codebooks),
+        "nets": float(sizes.nets),
+        "positions": sizes.positions,
+        **sizes.parts,
+        "padding": sizes.padding,
+    }
