@@ -1,0 +1,182 @@
+"""Playing a .psplat file by segments: the picture of the whole model, inside the budget."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock.errors import BudgetError, FormatError, UsageError
+from penstock.export.omg4.psplat_writer import write_psplat
+from penstock.export.omg4.static_quantization import quantize_splats
+from penstock.loaders.splats.model import SplatModel
+from penstock.loaders.splats.psplat_file import PsplatFile
+from penstock.runtime.splats.camera import Camera, orbit
+from penstock.runtime.splats.player import PLANNED, SplatPlayer, busiest
+from penstock.runtime.splats.renderer import SplatRenderer
+from tests.runtime.splats.scenes import random_model
+
+TIMES = [0.0, 0.1, 0.7, 0.71, 1.3, 1.999, 0.3, 2.0]
+SIZE = (120, 80)
+
+
+def short_lived(count: int) -> SplatModel:
+    """Splats that are seen for a tenth of the scene, and some for all of it."""
+    model = random_model(count, degree=1, dynamic=True, seed=11, size=0.04)
+    assert model.motion is not None
+    sigmas = np.full(count, 0.04, np.float32)
+    sigmas[::10] = 2.0
+    return replace(model, motion=replace(model.motion, t_sigmas=sigmas))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("player") / "short.psplat"
+    write_psplat(out, quantize_splats(short_lived(20_000)), least_group=500)
+    return out
+
+
+@pytest.fixture(scope="module")
+def camera() -> Camera:
+    return orbit(short_lived(500), 1, width=SIZE[0], height=SIZE[1])[0]
+
+
+@pytest.fixture(scope="module")
+def whole(path: Path) -> Iterator[SplatRenderer]:
+    with PsplatFile.open(path) as file:
+        assert len(file.info.segments) > 3
+        yield SplatRenderer(file.read_all())
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_it_plays_what_is_in_the_file(
+    path: Path, camera: Camera, whole: SplatRenderer, ahead: bool
+) -> None:
+    with SplatPlayer(path, colour_tolerance=0.0, ahead=ahead) as player:
+        assert (player.start, player.end, player.fps, player.count) == (0.0, 2.0, 10.0, 20_000)
+        assert player.budget is None
+        for time in TIMES:
+            frame, expected = player.render(camera, time), whole.render(camera, time)
+            # Splats of one depth may be in another order.
+            np.testing.assert_allclose(frame.image, expected.image, atol=1e-5)
+            assert frame.times.visible == expected.times.visible
+            assert frame.times.active <= 20_000
+        again = player.render(camera, TIMES[-1])
+        assert again.times.load_ms <= again.times.total_ms
+
+
+def test_it_keeps_its_budget(path: Path, camera: Camera, whole: SplatRenderer) -> None:
+    with SplatPlayer(path) as player:
+        least = player.least(*SIZE)
+        assert player.least(*SIZE) < player.least(2000, 1000)
+        decoded = sum(segment.decoded_nbytes for segment in player.info.segments)
+    for budget in (least, least + 100_000, 2 * least):
+        with SplatPlayer(path, memory=budget, picture=SIZE, colour_tolerance=0.0) as player:
+            assert player.budget == budget
+            for time in TIMES:
+                image = player.render(camera, time).image
+                assert player.bytes <= budget
+                np.testing.assert_allclose(image, whole.render(camera, time).image, atol=1e-5)
+    with SplatPlayer(path) as player:
+        for time in TIMES:
+            player.render(camera, time)
+        assert player.bytes > decoded / 2  # all of it stays where no budget is set
+
+
+def test_python_allocates_no_more_than_the_budget(path: Path, camera: Camera) -> None:
+    """As tracemalloc sees it, which numpy tells of its arrays: without the native room."""
+    with SplatPlayer(path, threads=1) as player:
+        least = player.least(*SIZE)
+        player.render(camera, 0.0)  # imports, caches
+    tracemalloc.start()
+    try:
+        with SplatPlayer(path, memory=least, picture=SIZE, threads=1, ahead=False) as player:
+            tracemalloc.reset_peak()
+            for time in TIMES:
+                player.render(camera, time)
+            assert tracemalloc.get_traced_memory()[1] <= least
+    finally:
+        tracemalloc.stop()
+
+
+def test_budgets_that_are_too_small(path: Path, camera: Camera) -> None:
+    with pytest.raises(BudgetError, match="at least") as error:
+        SplatPlayer(path, memory="100KiB")
+    least = error.value.least_bytes
+    assert least is not None
+    with pytest.raises(BudgetError):
+        SplatPlayer(path, memory=least - 1)
+    with SplatPlayer(path, memory=least) as player:
+        assert player.least(*PLANNED) == least
+        large = replace(camera, width=4000, height=3000)
+        with pytest.raises(BudgetError, match="4000 x 3000") as later:
+            player.render(large, 0.0)
+        assert later.value.least_bytes == player.least(4000, 3000)
+        player.render(camera, 0.0)  # and it goes on
+    with pytest.raises(UsageError, match="not a size"):
+        SplatPlayer(path, memory="some")
+
+
+def test_a_share_of_the_decoded_scene(path: Path) -> None:
+    with SplatPlayer(path, memory="5000%") as player:
+        decoded = sum(segment.decoded_nbytes for segment in player.info.segments)
+        assert player.budget == pytest.approx(50 * decoded, rel=1e-6)
+
+
+def test_the_busiest_time(path: Path) -> None:
+    with SplatPlayer(path) as player:
+        most = busiest(player.info)
+        moments = [segment.start for segment in player.info.segments]
+        counts = [
+            sum(s.count for s in player.info.segments if s.start <= t < s.end) for t in moments
+        ]
+        assert most.splats == max(counts) < 20_000
+
+
+def test_static_files_and_empty_ones(tmp_path: Path, camera: Camera) -> None:
+    for count in (0, 300):
+        out = tmp_path / f"{count}.psplat"
+        write_psplat(out, quantize_splats(random_model(count, degree=1)))
+        with SplatPlayer(out, memory="64MiB", background=(0, 0, 1)) as player:
+            frame = player.render(camera)
+            assert (frame.times.visible > 0) == (count > 0)
+            middle, radius = player.extent
+            assert middle.shape == (3,) and radius > 0
+            np.testing.assert_array_equal(player.render(camera, 55.0).image, frame.image)
+
+
+def test_extent(path: Path) -> None:
+    with SplatPlayer(path) as player:
+        middle, radius = player.extent
+        assert np.abs(middle).max() < 0.5
+        assert 0.5 < radius < 1.5
+
+
+def test_a_damaged_segment(path: Path, tmp_path: Path, camera: Camera) -> None:
+    """It is named when its time comes, and not before; other times play on."""
+    with PsplatFile.open(path) as file:
+        last = max(file.info.segments, key=lambda segment: segment.start)
+    data = bytearray(path.read_bytes())
+    data[last.offset + last.nbytes // 2] ^= 0x40
+    copy = tmp_path / "damaged.psplat"
+    copy.write_bytes(data)
+    with SplatPlayer(copy) as player:
+        for time in (0.0, 0.5):
+            player.render(camera, time)
+        with pytest.raises(FormatError, match=f"segment {last.index}"):
+            player.render(camera, (last.start + min(last.end, 2.0)) / 2)
+        player.render(camera, 0.0)
+
+
+def test_closed_and_wrong(path: Path, camera: Camera) -> None:
+    player = SplatPlayer(path)
+    with pytest.raises(UsageError, match="time is nan"):
+        player.render(camera, np.nan)
+    player.close()
+    player.close()
+    with pytest.raises(UsageError, match="is closed"):
+        player.render(camera, 0.0)
