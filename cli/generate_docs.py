@@ -27,7 +27,8 @@ What every command keeps to:
   names in [errors.md](errors.md), and `InternalError` and `Interrupted`. `chat`, which is for
   people, has no `--json`.
 - **Exit codes:** 0 done; 1 failed; 2 wrong usage; 130 interrupted by Ctrl-C; 143 terminated. A
-  reader of a pipe who leaves early (`| head`) has what it wanted: 0. So has who stops `serve`.
+  reader of a pipe who leaves early (`| head`) has what it wanted: 0. So has who stops `serve` or
+  `splat view`.
 - **No traceback** without `--debug`. Progress bars only where stderr is a terminal.
 - **Sizes** are written `512MiB`, `2GiB`, `2GB`, `1.5G`, in plain bytes, or as `50%` of the model's
   file. **Shares** are written `25%` or `0.25`.

@@ -30,6 +30,7 @@ from penstock.cli import (
     quantize,
     run,
     serve,
+    splat,
 )
 from penstock.cli.console import emit_json, say
 from penstock.cli.options import examples
@@ -88,6 +89,7 @@ app.command(cls=PlainCommand, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(bench.app)
 app.add_typer(export.app)
 app.add_typer(federated.app)
+app.add_typer(splat.app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

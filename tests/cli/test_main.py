@@ -16,11 +16,11 @@ from tests.cli.conftest import Cli
 
 COMMANDS = [
     "run", "chat", "serve", "caption", "plan", "probe", "inspect", "demo", "doctor", "bench replay",
-    "export llm",
+    "export llm", "splat info", "splat compress", "splat render", "splat play", "splat view",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["", "export", "bench", *COMMANDS])
+@pytest.mark.parametrize("command", ["", "export", "bench", "splat", *COMMANDS])
 def test_help_ends_with_examples_to_paste(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
@@ -74,6 +74,12 @@ def test_no_arguments_is_wrong_usage_and_shows_help(cli: Cli) -> None:
         ["run", "x.gguf", "text", "--ffn-resident", "half"],
         ["run", "x.gguf", "text", "--exact", "--dense"],
         ["bench", "replay"],
+        ["splat", "render", "scene.ply"],
+        ["splat", "render", "scene.ply", "out.png", "--frames", "0"],
+        ["splat", "render", "scene.ply", "out.png", "--footprint", "wide"],
+        ["splat", "play", "scene.ply", "--fps", "0"],
+        ["splat", "compress", "scene.ply", "out.psplat", "--keep", "200%"],
+        ["splat", "compress", "scene.ply", "out.psplat", "--degree", "4"],
         ["bench", "replay", "run.trace", "--capacity", "many"],
         ["export", "llm", "here", "there", "--type", "Q2_K"],
         ["export", "llm", "here", "there", "--block", "100"],

@@ -1,0 +1,203 @@
+"""`penstock splat compress`: a scene of splats as a small .psplat file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli import options
+from penstock.cli.console import emit_json, percent, print_rich, say, size
+from penstock.cli.option_groups import grouped
+from penstock.cli.options import examples
+from penstock.cli.progress import stages
+from penstock.cli.splat_options import File
+from penstock.errors import UsageError
+
+if TYPE_CHECKING:
+    from penstock.export.omg4.settings import CompressionSettings
+    from penstock.loaders.splats.model import SplatModel
+
+EXAMPLES = examples(
+    "penstock splat compress scene.ply scene.psplat",
+    "penstock splat compress flame.pth flame.psplat --views transforms_train.json",
+    "penstock splat compress flame.pth flame.psplat --keep 50% --refine-steps 1000 --json",
+    "penstock splat compress scene.spz scene.psplat --exact",
+)
+
+
+class Appearance(str, Enum):
+    """What colours are stored as."""
+
+    HARMONICS = "sh"
+    NETS = "nets"
+
+
+class Device(str, Enum):
+    """Where pictures are drawn that splats are chosen and trained by."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is done with the splats, in the names of CompressionSettings."""
+
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            parser=options.parse_share,
+            help="Share of the splats that sampling keeps. Without it: 20% of a scene that moves.",
+        ),
+    ] = None
+    no_sampling: Annotated[
+        bool, typer.Option("--no-sampling", help="Do not choose the best by their scores.")
+    ] = False
+    no_pruning: Annotated[
+        bool, typer.Option("--no-pruning", help="Do not drop what matters little.")
+    ] = False
+    no_merging: Annotated[
+        bool, typer.Option("--no-merging", help="Do not make one of splats that look alike.")
+    ] = False
+    refine_steps: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Steps of training after each of these."),
+    ] = None
+    tune_steps: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Steps of training the codebooks."),
+    ] = None
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Leave every splat as it is; what came from SPZ or SOG loses nothing at all.",
+        ),
+    ] = False
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Choices and codebooks of the OMG4 paper, nets too; slow."),
+    ] = False
+    appearance: Annotated[
+        Appearance | None,
+        typer.Option(help="Colours as harmonics in codebooks, or as the paper's small nets; slow."),
+    ] = None
+    degree: Annotated[
+        int | None,
+        typer.Option(min=0, max=3, metavar="N", help="Of the harmonics, at most."),
+    ] = None
+
+    finer: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=100.0,
+            metavar="X",
+            help="Round numbers to steps so many times smaller; for scenes that do not move.",
+        ),
+    ] = None
+
+    def settings(self, model: SplatModel, **more: Any) -> CompressionSettings:
+        """Those of this model.
+
+        Raises:
+            UsageError: options that contradict each other.
+        """
+        from penstock.export.omg4.settings import CompressionSettings
+
+        changes = {
+            name: value
+            for name, value in {
+                "keep": self.keep,
+                "refine_steps": self.refine_steps,
+                "tune_steps": self.tune_steps,
+                "appearance": None if self.appearance is None else self.appearance.value,
+                "degree": self.degree,
+                "finer": self.finer,
+            }.items()
+            if value is not None
+        }
+        if self.exact:
+            given = [name for name in changes if name not in ("degree", "finer")]
+            if self.paper or given:
+                name = "paper" if self.paper else given[0].replace("_", "-")
+                raise UsageError(f"--exact leaves every splat as it is; it goes with no --{name}")
+            return CompressionSettings.exact().with_changes(**changes, **more)
+        if self.finer is not None and (model.dynamic or self.paper):
+            raise UsageError("--finer is for scenes that do not move, or goes with --exact")
+        if self.keep is not None and self.no_sampling:
+            raise UsageError("choose --keep or --no-sampling, not both")
+        if self.paper:
+            settings = CompressionSettings.omg4()
+        else:
+            settings = CompressionSettings() if model.dynamic else CompressionSettings.static()
+        if self.keep is not None:
+            changes["sampling"] = True
+        for name in ("sampling", "pruning", "merging"):
+            if getattr(self, f"no_{name}"):
+                changes[name] = False
+        return settings.with_changes(**changes, **more)
+
+
+@grouped
+def compress(
+    file: File,
+    out: Annotated[Path, typer.Argument(metavar="OUT", hidden=True)],
+    *,
+    views: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Cameras and photos of a transforms.json, which the result is held against. "
+            "Without it: the model's own pictures.",
+        ),
+    ] = None,
+    stage_options: Stages,
+    device: Annotated[
+        Device, typer.Option(help="What draws for scores and training; cuda needs torch.")
+    ] = Device.CPU,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of every choice by chance.")] = 0,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a scene small: OMG4's stages, then entropy coding.
+
+    FILE is of any format that `penstock splat info` knows; OUT is a .psplat file, written whole or
+    not at all. A scene that moves loses most of its splats: those that matter least for what
+    cameras see go, neighbours that look alike become one, the rest is trained to make up for it.
+    Of one that does not move all stay that can be seen. The command ends in a report: splats, bytes
+    and PSNR after each stage, on views that nothing was trained with. Runs on the CPU.
+    """
+    from penstock.export.omg4.pipeline import compress as run
+    from penstock.export.omg4.psplat_writer import write_psplat
+    from penstock.export.omg4.report import render
+    from penstock.loaders.partial_file import check_writable
+    from penstock.loaders.splats.formats import open_splats, stored_bytes
+    from penstock.runtime.splats.camera import from_transforms
+
+    if out.suffix.lower() != ".psplat":
+        raise UsageError(f"{out}: what is written is a .psplat file; give the name this ending")
+    if out.exists() and not overwrite and not out.is_dir():
+        raise UsageError(f"{out} is there already; give another name, or --overwrite")
+    check_writable(out)
+    found = None if views is None else from_transforms(views)
+    model = open_splats(file)
+    settings = stage_options.settings(model, device=device.value, seed=seed, threads=threads)
+    with stages(wanted=not as_json) as show:
+        compressed = run(model, found, settings, show)
+        write_psplat(out, compressed.encoded)
+    nbytes, before = out.stat().st_size, stored_bytes(file)
+    if as_json:
+        sizes = {"bytes": nbytes, "file_bytes": before}
+        emit_json({"file": file, "out": out, **sizes, **compressed.report.to_dict()})
+        return
+    print_rich(render(compressed.report))
+    say(f"Wrote {out}: {size(nbytes)}, {percent(nbytes / before)} of {file}.")

@@ -1,0 +1,202 @@
+"""Options that the splat commands share: the camera, the background, how to draw."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli import options
+from penstock.errors import UsageError
+
+if TYPE_CHECKING:
+    from penstock.runtime.splats.camera import Camera
+    from penstock.runtime.splats.stage import Stage
+
+WIDTH, HEIGHT = 640, 480
+MOST_SIDE = 16384  # pixels, of the rasteriser
+FOOTPRINTS = ("exact", "omg4-sentinel")
+COLOURS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5)}
+
+File = Annotated[Path, typer.Argument(metavar="FILE", hidden=True)]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory budget of a .psplat file: 64MiB, 1GiB, or 25% of its splats when decoded. "
+        "Without it: as much as they take.",
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(metavar="COLOUR", help="black, white, grey, or as #e0e0e0."),
+]
+Footprint = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="exact, or omg4-sentinel: as the official OMG4 checkpoints were trained, whose splats "
+        "are too thin in any other.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """From where to look, and how large the picture is."""
+
+    width: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_SIDE,
+            metavar="PIXELS",
+            help=f"Of the picture. Without it: {WIDTH}, or as the file of cameras says.",
+        ),
+    ] = None
+    height: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_SIDE,
+            metavar="PIXELS",
+            help=f"Without it: {HEIGHT}, or in the shape of the file of cameras.",
+        ),
+    ] = None
+    fov: Annotated[
+        float,
+        typer.Option(min=1.0, max=170.0, metavar="DEGREES", help="Horizontal field of view."),
+    ] = 50.0
+    azimuth: Annotated[
+        float,
+        typer.Option(metavar="DEGREES", help="Where the camera stands around the model; 0: front."),
+    ] = 0.0
+    elevation: Annotated[
+        float,
+        typer.Option(min=-89.0, max=89.0, metavar="DEGREES", help="How far above it."),
+    ] = 15.0
+    distance: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, metavar="X", help="From its middle, in its units. Without it: it fits."
+        ),
+    ] = None
+    cameras: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Cameras of a transforms.json, instead of the four options above."
+        ),
+    ] = None
+    camera: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Which camera of that file, from 0.")
+    ] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("azimuth", "elevation", "fov", "distance"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):  # no limit refuses NaN
+                raise typer.BadParameter(f"--{name} must be a finite number")
+
+    def picture(self) -> tuple[int, int]:
+        """Width and height. Raises as `over`."""
+        if self.cameras is not None:
+            camera = self._of_file(self.cameras)
+            return camera.width, camera.height
+        return self.width or WIDTH, self.height or HEIGHT
+
+    def over(self, stage: Stage, frames: int, turn_degrees: float) -> Sequence[Camera]:
+        """A camera for each frame.
+
+        Raises:
+            UsageError: a turn around a camera of a file, or a camera that is not there.
+            FormatError, StorageError: the file of cameras cannot be read.
+        """
+        if self.cameras is not None:
+            if turn_degrees:
+                raise UsageError("choose --orbit or --cameras, not both")
+            return [self._of_file(self.cameras)] * frames
+        width, height = self.picture()
+        return stage.orbit(
+            frames,
+            width=width,
+            height=height,
+            fov_degrees=self.fov,
+            azimuth_degrees=self.azimuth,
+            elevation_degrees=self.elevation,
+            distance=self.distance,
+            turn_degrees=turn_degrees,
+        )
+
+    def _of_file(self, path: Path) -> Camera:
+        from penstock.runtime.splats.camera import from_transforms
+
+        found = from_transforms(path)
+        if self.camera >= len(found):
+            raise UsageError(
+                f"--camera {self.camera}: {path} has {len(found)} cameras, numbered from 0"
+            )
+        camera = found[self.camera].camera
+        width = self.width or camera.width
+        height = self.height or max(1, round(camera.height * width / camera.width))
+        if max(width, height) > MOST_SIDE:
+            raise UsageError(
+                f"{path}: camera {self.camera} has {width} x {height} pixels; pictures have at "
+                f"most {MOST_SIDE} each way: give a --width"
+            )
+        across, down = width / camera.width, height / camera.height
+        return replace(
+            camera,
+            fx=camera.fx * across,
+            cx=camera.cx * across,
+            fy=camera.fy * down,
+            cy=camera.cy * down,
+            width=width,
+            height=height,
+        )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How to draw, in the names of SplatRenderer."""
+
+    background: Background = "black"
+    footprint: Footprint = "exact"
+    threads: options.Threads = None
+
+    def __post_init__(self) -> None:
+        if self.footprint not in FOOTPRINTS:
+            raise typer.BadParameter(
+                f"--footprint {self.footprint}: expected {' or '.join(FOOTPRINTS)}"
+            )
+
+    def arguments(self) -> dict[str, Any]:
+        """For `open_stage`.
+
+        Raises:
+            UsageError: the background is no colour.
+        """
+        return {
+            "background": parse_colour(self.background),
+            "footprint": self.footprint,
+            "threads": self.threads,
+        }
+
+
+def parse_colour(text: str) -> tuple[float, float, float]:
+    """'#ff8000' or a name as red, green and blue in 0..1.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text.lower() in COLOURS:
+        return COLOURS[text.lower()]
+    match = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
+    if match is None:
+        raise UsageError(f"'{text}' is not a colour; write {', '.join(COLOURS)}, or as #e0e0e0")
+    red, green, blue = (int(part, 16) / 255 for part in match.groups())
+    return red, green, blue

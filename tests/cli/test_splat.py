@@ -1,0 +1,375 @@
+"""`penstock splat`: info, compress, render, play and view, from files to pictures."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.cli.splat_view import scene_name
+from penstock.export.omg4.psplat_writer import write_psplat
+from penstock.export.omg4.static_quantization import quantize_splats
+from penstock.loaders.splats.formats import open_splats, stored_bytes
+from penstock.loaders.splats.inria_ply import write_inria_ply
+from penstock.runtime.splats.camera import look_at
+from penstock.runtime.splats.images import to_pixels
+from penstock.runtime.splats.renderer import SplatRenderer
+from tests.cli.conftest import COMMAND, Cli
+from tests.conftest import ROOT
+from tests.needs import needs
+from tests.runtime.splats.scenes import psnr, random_model
+
+SMALL = ["--width", "64", "--height", "48", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same kinds of scene in files: still, moving, and both as .psplat."""
+    folder = tmp_path_factory.mktemp("splats")
+    made = {}
+    for name, dynamic in (("still", False), ("moving", True)):
+        model = random_model(500, degree=1, dynamic=dynamic, seed=4)
+        made[name] = folder / f"{name}.ply"
+        write_inria_ply(made[name], model)
+        made[f"{name} psplat"] = folder / f"{name}.psplat"
+        write_psplat(made[f"{name} psplat"], quantize_splats(model))
+    return made
+
+
+def cameras_file(folder: Path) -> Path:
+    """Two cameras in the convention of NeRF's data sets: y up, z backward."""
+    frames = []
+    for eye in ((0.0, 0.0, -3.0), (2.0, -1.0, -2.0)):
+        camera = look_at(eye, (0, 0, 0), width=80, height=40)
+        matrix = np.eye(4)
+        matrix[:3, :3] = camera.rotation.T * (1, -1, -1)
+        matrix[:3, 3] = camera.eye
+        frames.append(
+            {
+                "transform_matrix": matrix.tolist(),
+                "time": 0.0,
+                "fl_x": camera.fx,
+                "fl_y": camera.fy,
+                "cx": camera.cx,
+                "cy": camera.cy,
+                "w": 80,
+                "h": 40,
+            }
+        )
+    path = folder / "transforms.json"
+    path.write_text(json.dumps({"frames": frames}))
+    return path
+
+
+def picture(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is an extra")
+    with image.open(path) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+# ---------------------------------------------------------------- info
+
+
+def test_info(cli: Cli, files: dict[str, Path]) -> None:
+    result = cli("splat", "info", files["moving"])
+    assert result.code == 0 and result.err == ""
+    for text in ("500", "degree 1", "0 to 2 s", "10 frames a second", "bytes"):
+        assert text in result.out
+    document = cli("splat", "info", files["moving psplat"], "--json").json
+    assert (document["count"], document["degree"], document["dynamic"]) == (500, 1, True)
+    assert document["bytes"] == files["moving psplat"].stat().st_size
+    assert (document["start"], document["end"], document["fps"]) == (0, 2, 10)
+
+
+def test_what_is_no_splats(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("<!doctype html>")
+    for command in (["info"], ["play"], ["view", "--port", "0"]):
+        result = cli("splat", *command, path, "--json")
+        assert result.code == 1 and result.json["error"]["code"] == "FormatError"
+    result = cli("splat", "render", path, tmp_path / "a.png")
+    assert result.code == 1 and str(path) in result.err
+    assert cli("splat", "info", tmp_path / "missing.ply").code == 1
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+# ---------------------------------------------------------------- render
+
+
+def test_a_picture_is_the_renderers(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image", reason="Pillow is an extra")
+    out = tmp_path / "a.png"
+    cameras = cameras_file(tmp_path)
+    line = ["--cameras", cameras, "--camera", "1", "--background", "#204060", "--threads", "1"]
+    result = cli("splat", "render", files["still"], out, *line)
+    assert result.code == 0, result.err
+    assert result.out == "" and f"Wrote {out}: 1 picture of 80 x 40" in result.err
+    camera = look_at((2, -1, -2), (0, 0, 0), width=80, height=40)
+    colour = [0x20 / 255, 0x40 / 255, 0x60 / 255]
+    renderer = SplatRenderer(open_splats(files["still"]), threads=1, background=colour)
+    assert psnr(picture(out), to_pixels(renderer.render(camera).image)) > 60
+    wide = cli("splat", "render", files["still"], tmp_path / "b.png", *line, "--width", "160")
+    assert wide.code == 0 and picture(tmp_path / "b.png").shape == (80, 160, 3)
+
+
+@pytest.mark.parametrize("name", ["moving", "moving psplat"])
+def test_json_has_times(cli: Cli, files: dict[str, Path], tmp_path: Path, name: str) -> None:
+    out = tmp_path / "film.apng"
+    result = cli("splat", "render", files[name], out, *SMALL, "--json")
+    assert result.code == 0, result.err
+    found = result.json
+    assert (found["frames"], found["fps"], found["width"], found["height"]) == (20, 10, 64, 48)
+    assert found["bytes"] == out.stat().st_size and found["splats"] == 500
+    assert 0 < found["frame_ms"]["p50"] <= found["frame_ms"]["p95"] <= found["frame_ms"]["max"]
+    stages = {"load", "colour", "project", "sort", "bin", "blend", "write"}
+    assert set(found["stage_ms"]) == stages and found["stage_ms"]["write"] > 0
+    assert 0 < found["visible"] <= 500 and found["splat_bytes"] > 0 and found["memory"] is None
+    assert result.err == ""
+
+
+@needs("PIL")
+def test_films_of_every_kind(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name, options, frames in (
+        ("a.webp", [], 1), ("b.webp", ["--orbit"], 20), ("c.png", ["--frames", "3"], 3),
+        ("d.apng", ["--fps", "5"], 10), ("e.webp", ["--orbit", "--time", "1", "--frames", "4"], 4),
+    ):  # fmt: skip
+        result = cli("splat", "render", files["moving"], tmp_path / name, *SMALL, *options)
+        assert result.code == 0, result.err
+        with Image.open(tmp_path / name) as opened:
+            assert getattr(opened, "n_frames", 1) == frames, name
+    turn = cli("splat", "render", files["still"], tmp_path / "f.apng", *SMALL, "--orbit", "--json")
+    assert turn.json["frames"] == 120
+
+
+def test_a_moment_is_held_still(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    for name, time in (("a", "0.5"), ("b", "0.5"), ("c", "1.5")):
+        out = tmp_path / f"{name}.png"
+        assert cli("splat", "render", files["moving"], out, *SMALL, "--time", time).code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
+
+
+def test_a_moment_outside_of_the_scene(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.png"
+    result = cli("splat", "render", files["moving psplat"], out, *SMALL, "--time", "2.2")
+    assert result.code == 2 and "from 0 to 2 s" in result.err
+    assert cli("splat", "render", files["still"], out, *SMALL, "--time", "2.2").code == 0
+
+
+def test_the_camera_goes_where_it_is_told(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    seen = set()
+    for n, options in enumerate(
+        ([], ["--azimuth", "90"], ["--elevation", "-20"], ["--distance", "9"], ["--fov", "30"])
+    ):
+        out = tmp_path / f"{n}.png"
+        assert cli("splat", "render", files["still"], out, *SMALL, *options).code == 0
+        seen.add(out.read_bytes())
+    assert len(seen) == 5
+
+
+def test_nothing_is_replaced_unasked(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.png"
+    out.write_text("mine")
+    result = cli("splat", "render", files["still"], out, *SMALL)
+    assert result.code == 2 and "--overwrite" in result.err and out.read_text() == "mine"
+    assert cli("splat", "render", files["still"], out, *SMALL, "--overwrite").code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["out.gif"], "written as"), (["out.mp4"], "nothing moves"),
+        (["out.apng"], "nothing moves"),
+        (["out.png", "--time", "nan"], "--time"), (["out.png", "--background", "pink"], "colour"),
+        (["out.png", "--memory", "1GiB"], "only .psplat"), (["out.png", "--fov", "nan"], "--fov"),
+        (["out.png", "--orbit", "--cameras", "CAMERAS"], "not both"),
+        (["out.png", "--cameras", "CAMERAS", "--camera", "2"], "numbered from 0"),
+    ],
+)  # fmt: skip
+def test_wrong_usage(
+    cli: Cli, files: dict[str, Path], tmp_path: Path, options: list[str], said: str
+) -> None:
+    cameras = cameras_file(tmp_path)
+    given = [str(cameras) if word == "CAMERAS" else word for word in options]
+    given[0] = str(tmp_path / given[0])
+    result = cli("splat", "render", files["still"], *given)
+    assert result.code == 2 and said in result.err, result.err
+    assert os.listdir(tmp_path) == [cameras.name]
+
+
+def test_a_budget_that_is_too_small(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    small = ["--memory", "20KiB"]
+    result = cli("splat", "render", files["moving psplat"], tmp_path / "a.png", *small, "--json")
+    assert result.code == 1 and result.json["error"]["code"] == "BudgetError"
+    least = result.json["error"]["least_bytes"]
+    enough = ["--memory", str(least), "--json"]
+    again = cli("splat", "render", files["moving psplat"], tmp_path / "a.png", *enough)
+    assert again.code == 0, again.err
+    assert again.json["memory"] == least and again.json["splat_bytes"] <= least
+
+
+# ---------------------------------------------------------------- play
+
+
+def test_every_frame_is_played(cli: Cli, files: dict[str, Path]) -> None:
+    result = cli(
+        "splat", "play", files["moving psplat"], *SMALL, "--fast", "--loops", "2", "--json"
+    )
+    assert result.code == 0, result.err
+    found = result.json
+    assert (found["drawn"], found["dropped"], found["in_time"]) == (40, 0, False)
+    assert found["frames_per_second"] > 0 and found["frame_ms"]["p50"] > 0
+
+
+def test_in_time(cli: Cli, files: dict[str, Path]) -> None:
+    result = cli("splat", "play", files["moving"], *SMALL, "--orbit")
+    assert result.code == 0 and result.out == ""
+    assert re.match(r"\d+ frames in [2-9]\.\d\d s, ", result.err)  # two seconds, or a busy machine
+    assert "ms to draw a frame" in result.err
+
+
+def test_pictures_in_a_terminal(files: dict[str, Path]) -> None:
+    line = [*COMMAND, "splat", "play", str(files["moving"]), *SMALL, "--fast"]
+    terminal, end = pty.openpty()
+    child = subprocess.Popen(
+        line, stdout=end, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "COLUMNS": "40"}
+    )
+    os.close(end)
+    shown = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(terminal)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    text = shown.decode()
+    assert text.startswith("\x1b[?25l") and text.rstrip().endswith("\x1b[?25h")
+    assert text.count("\x1b[H") == 20 and "\u2580" in text and "\x1b[38;2;" in text
+    assert b"20 frames in" in err
+
+
+# ---------------------------------------------------------------- compress
+
+
+def test_compress(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "small.psplat"
+    # Few small pictures: what the stages do has tests of its own.
+    quick = ["--views", cameras_file(tmp_path), "--threads", "1"]
+    quick += ["--refine-steps", "2", "--tune-steps", "2", "--keep", "60%"]
+    result = cli("splat", "compress", files["moving"], out, *quick, "--json")
+    assert result.code == 0, result.err
+    found = result.json
+    assert found["bytes"] == out.stat().st_size == found["nbytes"]
+    assert found["source_splats"] == 500 and 0 < found["splats"] <= 300
+    assert open_splats(out).count == found["splats"]
+    stages = [stage["stage"] for stage in found["stages"]]
+    assert "sampling" in stages and "pruning" in stages and stages[-1] == "coding"
+    assert found["file_bytes"] == files["moving"].stat().st_size
+    again = cli("splat", "compress", files["moving"], out, *quick)
+    assert again.code == 2 and "--overwrite" in again.err
+    off = [*quick[:4], "--no-sampling", "--no-pruning", "--no-merging", "--overwrite"]
+    off += ["--refine-steps", "0", "--tune-steps", "0"]
+    plain = cli("splat", "compress", files["moving"], out, *off)
+    assert plain.code == 0 and "coding" in plain.out
+    share = 100 * out.stat().st_size / files["moving"].stat().st_size
+    assert f"{share:.1f} % of {files['moving']}." in plain.err
+    assert open_splats(out).count == 500
+
+
+def test_every_splat_stays_with_exact(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "exact.psplat"
+    line = ["--exact", "--threads", "1", "--json"]
+    result = cli("splat", "compress", files["still"], out, *line)
+    assert result.code == 0, result.err
+    assert result.json["splats"] == 500
+    both = cli("splat", "compress", files["still"], tmp_path / "b.psplat", "--exact", "--paper")
+    assert both.code == 2 and "--exact" in both.err
+
+
+def test_contradictions(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.psplat"
+    line = ["--keep", "50%", "--no-sampling"]
+    assert cli("splat", "compress", files["still"], out, *line).code == 2
+    assert cli("splat", "compress", files["still"], out, "--exact", "--keep", "50%").code == 2
+    assert cli("splat", "compress", files["moving"], out, "--finer", "2").code == 2
+    assert cli("splat", "compress", files["still"], tmp_path / "no" / "a.psplat").code == 1
+    other = cli("splat", "compress", files["still"], tmp_path / "a.ply")
+    assert other.code == 2 and ".psplat" in other.err
+    assert os.listdir(tmp_path) == []
+
+
+# ---------------------------------------------------------------- view
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_view_serves_until_it_is_stopped(files: dict[str, Path], number: signal.Signals) -> None:
+    line = [*COMMAND, "splat", "view", str(files["moving psplat"]), "--port", "0"]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as child:
+        assert child.stdout is not None
+        first = child.stdout.readline()
+        match = re.fullmatch(r"Viewing moving\.psplat at http://127\.0\.0\.1:(\d+)/\n", first)
+        assert match is not None, first + (child.stderr.read() if child.stderr else "")
+        with closing(http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=30)) as link:
+            for path in ("/", "/model"):
+                link.request("GET", path)
+                answer = link.getresponse()
+                assert answer.status == 200 and answer.read()
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (0, "Stopped.\n")
+
+
+def test_a_scene_has_the_name_of_its_file_or_of_its_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "playbot" / "3_0"
+    folder.mkdir(parents=True)
+    assert scene_name(folder) == scene_name(folder / "meta.json") == "playbot/3_0"
+    assert scene_name(tmp_path / "flame.psplat") == "flame.psplat"
+
+
+def test_view_as_json(files: dict[str, Path]) -> None:
+    line = [*COMMAND, "splat", "view", str(files["still"]), "--port", "0", "--json"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        document = json.loads("".join(child.stdout.readline() for _ in range(5)))
+        child.terminate()
+    assert document["splats"] == 500 and document["url"].startswith("http://127.0.0.1:")
+
+
+# ---------------------------------------------------------------- real files
+
+
+@pytest.mark.parametrize("name", ["biker.spz", "biker.compressed.ply", "playbot/6_0"])
+@needs("PIL", "zstandard")
+def test_real_files(cli: Cli, shared_dir: Path, tmp_path: Path, name: str) -> None:
+    path = shared_dir / "data" / "splats" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    info = cli("splat", "info", path, "--json")
+    assert info.code == 0 and info.json["count"] > 1000
+    assert info.json["bytes"] == stored_bytes(path)
+    out = tmp_path / "a.png"
+    result = cli("splat", "render", path, out, "--width", "320", "--height", "240")
+    assert result.code == 0, result.err
+    seen = picture(out)
+    assert (seen.max(axis=2) > 30).mean() > 0.05  # something is there, and not all over
+    assert (seen.max(axis=2) < 5).mean() > 0.05
