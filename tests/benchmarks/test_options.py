@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import flash_ablation, options, quantization, resident_decode
+from benchmarks import flash_ablation, options, quantization, resident_decode, splats
 
 
 def test_what_is_not_given_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,9 @@ def test_what_is_not_given_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (args.quick, args.check, args.keep, args.json) == (False, False, False, None)
 
 
-@pytest.mark.parametrize("main", [flash_ablation.main, quantization.main, resident_decode.main])
+@pytest.mark.parametrize(
+    "main", [flash_ablation.main, quantization.main, resident_decode.main, splats.main]
+)
 def test_every_benchmark_takes_them(
     main: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
