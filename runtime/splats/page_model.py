@@ -13,7 +13,8 @@
     tints      uint32  [count, 2]   the first coefficients of red, green, blue, and 0, as halves
     motions    float32 [count, 4]   velocity, t_center; not in a static model
     harmonics  uint32  [planes, count, 4]   the other coefficients, red green blue by turns, as
-                                    bytes whose 127 is `sh_scales` of their degree; degree 1 to 3
+                                    bytes whose 127 is `sh_scales` of their degree, cut there;
+                                    degree 1 to 3
 
 Little-endian; what is smaller than a word fills it from its lowest bits. 104 bytes a moving splat
 of degree 3, 40 a static one of degree 0.
@@ -35,6 +36,8 @@ ALIGNMENT = 16
 HALF_MOST = 65504.0
 LEAST_SCALE = 1e-20  # whose logarithm stands for 0, too
 LEAST_HARMONIC = 1e-30  # below it a whole degree is taken for 0
+USUAL_SHARE = 0.999  # of the splats, whose coefficients say what is usual
+MOST_OVER_USUAL = 2.0  # Laplace's distribution, which trained ones have about, does not get there
 
 
 def page_model(model: SplatModel, facts: dict[str, Any]) -> bytes:
@@ -89,11 +92,21 @@ def page_arrays(model: SplatModel) -> dict[str, NDArray[Any]]:
 
 
 def sh_scales(model: SplatModel) -> list[float]:
-    """The largest coefficient of degree 1, 2 and 3, by magnitude; 0 where there is none."""
+    """What the largest byte stands for in degree 1, 2 and 3; 0 where there is none.
+
+    The largest coefficient, but not for the sake of a few splats: one coefficient of 50 among those
+    of 0.1 would make all others 0. What is over twice the usual is cut.
+    """
     found = []
     for degree in (1, 2, 3):
         part = model.sh[:, degree**2 : (degree + 1) ** 2]
-        found.append(float(np.abs(part).max()) if part.size else 0.0)
+        sizes = np.abs(part).max(axis=(1, 2)) if part.size else np.zeros(0, np.float32)
+        sizes = sizes[sizes >= LEAST_HARMONIC]  # the others stay 0
+        if not len(sizes):
+            found.append(0.0)
+            continue
+        usual = float(np.quantile(sizes, USUAL_SHARE, method="lower"))  # never the largest of two
+        found.append(min(float(sizes.max()), MOST_OVER_USUAL * usual))
     return found
 
 
@@ -106,9 +119,9 @@ def _harmonics(model: SplatModel) -> NDArray[Any]:
         if scale < LEAST_HARMONIC:
             continue
         first, last = degree**2, (degree + 1) ** 2
-        part = np.rint(model.sh[:, first:last] * np.float32(127 / scale))
+        part = np.clip(model.sh[:, first:last], -scale, scale) * np.float32(127 / scale)
         columns = slice((first - 1) * 3, (last - 1) * 3)
-        bytes_of[:, columns] = np.clip(part, -127, 127).reshape(n, -1)
+        bytes_of[:, columns] = np.clip(np.rint(part), -127, 127).reshape(n, -1)
     words = bytes_of.view("<u4").reshape(n, planes, 4)
     return np.ascontiguousarray(words.transpose(1, 0, 2))
 

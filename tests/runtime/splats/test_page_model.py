@@ -110,7 +110,31 @@ def test_extremes_stay_numbers() -> None:
     pairs = np.ascontiguousarray(arrays["shapes"][:, :2]).view("<i2") / 32767
     assert np.abs(pairs - model.rotations).max() <= 0.51 / 32767
     found = harmonics_of(header, arrays["harmonics"], 5)
-    assert np.isfinite(found).all() and found[2, 4, 1] == pytest.approx(3e38, rel=1e-3)
+    assert np.isfinite(found).all()
+    assert found[2, 4, 1] == pytest.approx(header["sh_scales"][1], rel=1e-6)  # cut
+    others = np.array([0, 1, 3, 4])
+    bound = 0.51 * max(header["sh_scales"]) / 127
+    assert np.abs(found - sh[:, 1:])[others].max() <= bound < 0.05
+
+
+def test_one_huge_coefficient_leaves_the_other_splats_their_colours() -> None:
+    model = random_model(2000, degree=3, seed=4)
+    sh = model.sh.copy()
+    sh[7, 2, 1] = sh[7, 9, 0] = 50.0
+    sh[8] = 0.0
+    odd = SplatModel(model.means, model.scales, model.rotations, model.opacities, sh)
+    header, arrays = unpacked(page_model(odd, {}))
+    found = harmonics_of(header, arrays["harmonics"], 2000)
+    usual = unpacked(page_model(model, {}))[0]["sh_scales"]
+    wrong = np.abs(found - sh[:, 1:])
+    wrong[7] = 0
+    assert wrong.max() <= 0.51 * 2 * max(usual) / 127 < 0.03
+    assert 0 < found[7, 1, 1] <= 2 * usual[0]
+    sh[:] = 0.0
+    sh[7, 2, 1] = 50.0  # nobody else has any
+    header, arrays = unpacked(page_model(odd, {}))
+    assert header["sh_scales"] == [50.0, 0.0, 0.0]
+    assert harmonics_of(header, arrays["harmonics"], 2000)[7, 1, 1] == pytest.approx(50.0)
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="compares with the machine's own order")
