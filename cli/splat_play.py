@@ -28,6 +28,7 @@ EXAMPLES = examples(
 )
 STILL_SECONDS = 4.0  # of a scene that does not move
 TURN_SECONDS = 8.0  # of one turn of the camera
+COLOUR_TOLERANCE = 0.004  # radians, see SplatRenderer: under 1/255 in most colours
 
 
 @grouped
@@ -68,7 +69,8 @@ def play(
 
     begin = time.perf_counter()
     picture = viewing.picture()
-    with open_stage(file, memory=memory, picture=picture, **drawing.arguments()) as stage:
+    lazy = {"colour_tolerance": COLOUR_TOLERANCE, **drawing.arguments()}
+    with open_stage(file, memory=memory, picture=picture, **lazy) as stage:
         opened = time.perf_counter()
         screen = _screen(wanted=not (as_json or no_picture))
         report = _play(stage, viewing, orbit, fps, loops, fast, screen)

@@ -31,7 +31,6 @@ from penstock.runtime.splats.camera import Camera, extent_of
 from penstock.runtime.splats.renderer import MOST_PAIRS, Frame, SplatRenderer
 from penstock.runtime.splats.scene import Scene, making_bytes, scene_bytes
 
-COLOUR_TOLERANCE = 0.004  # radians, see SplatRenderer: under 1/255 in most colours
 PLANNED = (640, 480)  # pixels of the pictures that a budget is checked for first
 PAIRS_A_SPLAT = 4  # of a splat and a tile that are listed at a time; more are drawn in bands
 LEAST_PAIRS = 1 << 16
@@ -80,14 +79,16 @@ class SplatPlayer:
         threads: int | None = None,
         footprint: str = "exact",
         background: Sequence[float] = (0.0, 0.0, 0.0),
-        colour_tolerance: float = COLOUR_TOLERANCE,
+        colour_tolerance: float = 0.0,
         picture: tuple[int, int] = PLANNED,
         ahead: bool = True,
     ) -> None:
         """
         Args:
             memory: a budget, as '64MiB' or '25%' of the decoded scene; None: no limit.
-            threads, footprint, background, colour_tolerance: as SplatRenderer takes them.
+            threads, footprint, background: as SplatRenderer takes them.
+            colour_tolerance: likewise. Over 0, what is drawn depends on when segments were read and
+                on what was drawn before; at 0 on the file, the camera and the time alone.
             picture: width and height that will be drawn; larger ones are checked when they are.
             ahead: whether the next segment is read by a thread while there is room for it.
 

@@ -48,7 +48,7 @@ class Stage:
         Args:
             source: a model, or the path of a .psplat file.
             memory, picture: as SplatPlayer takes them, of a file.
-            drawing: threads, footprint, background, as SplatRenderer takes them.
+            drawing: threads, footprint, background, colour_tolerance, as SplatRenderer takes them.
         """
         self._player: SplatPlayer | None = None
         if isinstance(source, SplatModel):
@@ -125,7 +125,7 @@ def open_stage(
     Args:
         memory: a budget, as '64MiB'; .psplat files keep it.
         picture: width and height that will be drawn, which the budget must allow.
-        drawing: threads, footprint, background, as SplatRenderer takes them.
+        drawing: threads, footprint, background, colour_tolerance, as SplatRenderer takes them.
 
     Raises:
         UsageError: a budget for a file that is decoded whole.
