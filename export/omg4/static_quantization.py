@@ -33,7 +33,9 @@ MOST_LEVELS = 4096  # of a table that stands for an attribute's numbers
 LEAST_SCALE = 1e-9  # world units; ln of 0 is not a number
 MOST_LN_SCALE = 38.0
 PALETTE_SHARE = 0.8  # of the splats: at most so many different sets of harmonics are a palette
-SOG_LEVELS = 65535  # steps between the lowest and the highest coordinate
+SOG_LEVELS = 65535  # steps between the lowest and the highest coordinate, at most
+MOST_OFF = 0.05  # of a step: float32 rounds by 0.003
+FEW = 24  # numbers that no other step fits by chance
 FRACTION_BITS = range(4, 17)  # of SPZ's positions
 FREE_TURN = 0.5  # of the scale's step: what a turn may change a splat's outline by
 ROUNDING = 1e-5  # of rotations' components, next to SPZ's step of 1.4e-3
@@ -278,8 +280,8 @@ def _palette(sh: Floats, step: float | None) -> list[SubVector] | None:
 
 
 def _exact_lattice(means: Floats) -> tuple[Lattice, NDArray[np.uint32]] | None:
-    """The lattice whose cells' middles the means [n, 3] are: SPZ's fixed point, or SOG's logarithm
-    between the lowest and the highest coordinate; None for neither."""
+    """The lattice whose cells' middles the means [n, 3] are: SPZ's fixed point, or SOG's even
+    steps of a logarithm; None for neither."""
     x = means.astype(np.float64)
     for fraction in FRACTION_BITS:
         places = np.rint(np.ldexp(x, fraction))
@@ -292,13 +294,26 @@ def _exact_lattice(means: Floats) -> tuple[Lattice, NDArray[np.uint32]] | None:
             corner = (low - 0.5) * step
             return _filled(bits, corner, np.full(3, step), places - low, False)
     u = np.sign(x) * np.log1p(np.abs(x))
-    low, high = u.min(axis=0), u.max(axis=0)
-    steps = np.maximum((high - low) / SOG_LEVELS, 1e-12)
+    low, steps = u.min(axis=0), np.array([_even_step(column) for column in u.T])
     numbers = (u - low) / steps
     places = np.rint(numbers)
-    if np.abs(numbers - places).max() > 0.05:
+    if np.abs(numbers - places).max() > MOST_OFF:
         return None
     return _filled(16, low - 0.5 * steps, steps, places, True)
+
+
+def _even_step(values: Doubles) -> float:
+    """The step between levels that the values [n] may lie on, for all of them to be held to it.
+
+    The lowest and the highest are as many steps apart as make whole numbers of a few others: not
+    always all of `SOG_LEVELS`, for a level of detail has its bounds from splats that it left out.
+    """
+    reach = float(np.ptp(values))
+    few = (np.sort(values)[:: max(1, len(values) // FEW)] - values.min()) / max(reach, 1e-12)
+    counts = np.arange(1, SOG_LEVELS + 1)
+    numbers = few * counts[:, None]  # [counts, few]
+    fits = np.flatnonzero(np.abs(numbers - np.rint(numbers)).max(axis=1) <= MOST_OFF)
+    return max(reach / float(counts[fits[0]] if len(fits) else SOG_LEVELS), 1e-12)
 
 
 def _filled(

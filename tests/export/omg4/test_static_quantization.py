@@ -121,6 +121,16 @@ def test_levels_of_other_formats_are_kept(make: object) -> None:
     assert np.allclose(read.sh, model.sh, atol=1e-6)
 
 
+def test_a_level_of_detail_has_the_steps_of_the_whole_scene() -> None:
+    """Its bounds are of splats that it may not have: no lowest and no highest coordinate."""
+    model = sog_like(2000)
+    inside = (model.means > model.means.min(axis=0)) & (model.means < model.means.max(axis=0))
+    part = select(model, np.flatnonzero(inside.all(axis=1))[:300])
+    encoded = exact_splats(part)
+    assert encoded is not None
+    assert np.allclose(decode_splats(encoded).means, part.means, rtol=3e-7, atol=1e-7)
+
+
 def test_exact_numbers_cost_less_than_the_formats_they_are_from() -> None:
     """SPZ's 20 bytes a splat have this entropy at least in random numbers."""
     encoded = exact_splats(spz_like(3000))
