@@ -101,6 +101,7 @@ def render(
         check_name,
         check_pictures,
         open_pictures,
+        pixel_bytes,
         to_pixels,
     )
     from penstock.runtime.splats.stage import open_stage
@@ -110,8 +111,10 @@ def render(
     check_name(out)  # before a file is opened, which may take long
     check_writable(out)
     begin = perf_counter()
-    picture = viewing.picture()
-    with open_stage(file, memory=memory, picture=picture, **drawing.arguments()) as stage:
+    picture, beside = viewing.picture(), pixel_bytes(out, quality)
+    with open_stage(
+        file, memory=memory, picture=picture, pixel_bytes=beside, **drawing.arguments()
+    ) as stage:
         film = plan_film(stage, out, orbit=orbit, frames=frames, fps=fps, time=time)
         cameras = viewing.over(stage, len(film.times), film.turn)
         shape = {"width": cameras[0].width, "height": cameras[0].height}

@@ -4,8 +4,8 @@ with SplatPlayer(Path("flame.psplat"), memory="64MiB") as player:
     frame = player.render(camera, time=1.5)
 
 What is counted: what the open file keeps, the segments that are ready to be drawn, the reading of
-one more, the rasteriser's room, and two pictures (one that is drawn, one that the caller may still
-have). The interpreter and the libraries are not.
+one more, the rasteriser's room, two pictures (one that is drawn, one that the caller may still have),
+and what the caller says that it does with them. The interpreter and the libraries are not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class PlayPlan:
         held: what the open file keeps.
         resident: the segments of the time that needs most.
         work: reading a segment and making it ready.
-        room: the rasteriser's. pictures: two.
+        room: the rasteriser's.
+        pictures: two, and what the caller does with them.
     """
 
     held: int
@@ -81,6 +82,7 @@ class SplatPlayer:
         background: Sequence[float] = (0.0, 0.0, 0.0),
         colour_tolerance: float = 0.0,
         picture: tuple[int, int] = PLANNED,
+        pixel_bytes: int = 0,
         ahead: bool = True,
     ) -> None:
         """
@@ -90,6 +92,8 @@ class SplatPlayer:
             colour_tolerance: likewise. Over 0, what is drawn depends on when segments were read and
                 on what was drawn before; at 0 on the file, the camera and the time alone.
             picture: width and height that will be drawn; larger ones are checked when they are.
+            pixel_bytes: bytes a pixel that the caller takes beside two pictures, as
+                `images.pixel_bytes`.
             ahead: whether the next segment is read by a thread while there is room for it.
 
         Raises:
@@ -112,6 +116,7 @@ class SplatPlayer:
             pairs = PAIRS_A_SPLAT * self._busiest.splats
             self._most_pairs = min(max(pairs, LEAST_PAIRS), MOST_PAIRS)
             self._threads = compute_threads(threads)
+            self._pixel_bytes = pixel_bytes
             self._largest: PlayPlan | None = None  # of the pictures so far
             self._allowed(*picture)
             self._renderer = SplatRenderer(
@@ -207,7 +212,7 @@ class SplatPlayer:
             room=_native.splat_room_bytes(
                 self._busiest.splats, width, height, self._threads, self._most_pairs
             ),
-            pictures=2 * 12 * width * height,
+            pictures=(2 * 12 + self._pixel_bytes) * width * height,
         )
 
     def _allowed(self, width: int, height: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO
 
@@ -16,6 +17,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LEVEL = 6  # of zlib
 RGB, DEPTH = 2, 8  # colour type and bits a sample
 MOST_SIDE = 1 << 31
+BANDS, MOST_ROWS = 32, 64  # of a picture, filtered at a time: 70 bytes a pixel for a while
 
 
 class PngWriter:
@@ -50,12 +52,17 @@ class PngWriter:
             # Neither cleared afterwards nor blended: what lies outside the rectangle stays.
             control = struct.pack(">IIIIIHHBB", self._next(), *area, *delay, 0, 0)
             self._chunk(b"fcTL", control)
-        data = zlib.compress(filtered(pixels[y0:y1, x0:x1]), LEVEL)
+        data = compressed(pixels[y0:y1, x0:x1])
         if self._before is None:
             self._chunk(b"IDAT", data)
         else:
-            self._chunk(b"fdAT", struct.pack(">I", self._next()) + data)
-        self._before = pixels.copy() if self._animated else pixels
+            self._chunk(b"fdAT", struct.pack(">I", self._next()), data)
+        if not self._animated:
+            self._before = pixels
+        elif self._before is None:
+            self._before = pixels.copy()
+        else:
+            self._before[...] = pixels
 
     def close(self) -> None:
         """Write the end."""
@@ -65,24 +72,47 @@ class PngWriter:
         self._sequence += 1
         return self._sequence - 1
 
-    def _chunk(self, kind: bytes, data: bytes) -> None:
-        self._handle.write(struct.pack(">I", len(data)) + kind + data)
-        self._handle.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
+    def _chunk(self, kind: bytes, *parts: bytes | bytearray) -> None:
+        self._handle.write(struct.pack(">I", sum(map(len, parts))) + kind)
+        checksum = zlib.crc32(kind)
+        for part in parts:
+            self._handle.write(part)
+            checksum = zlib.crc32(part, checksum)
+        self._handle.write(struct.pack(">I", checksum))
 
 
-def filtered(pixels: NDArray[np.uint8]) -> bytes:
-    """Rows [h, w, 3] as PNG compresses them: each after the filter whose output is smallest.
+def compressed(pixels: NDArray[np.uint8]) -> bytearray:
+    """Rows [h, w, 3] as a PNG chunk has them."""
+    stream, data = zlib.compressobj(LEVEL), bytearray()
+    for band in filtered(pixels):
+        data += stream.compress(band)
+    data += stream.flush()
+    return data
+
+
+def filtered(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
+    """Rows [h, w, 3] as PNG compresses them, some at a time: each after the filter whose output is
+    smallest.
 
     Smallest is the sum of absolute values, as signed bytes: the standard's own advice.
     """
+    height = len(pixels)
+    step = min(max(1, height // BANDS), MOST_ROWS)
+    for begin in range(0, height, step):
+        yield _filtered(pixels[begin : begin + step], pixels[begin - 1] if begin else None)
+
+
+def _filtered(pixels: NDArray[np.uint8], before: NDArray[np.uint8] | None) -> bytes:
+    """Some rows, under the row before them; None: they are the first."""
     height, width = pixels.shape[:2]
     rows = np.ascontiguousarray(pixels).reshape(height, width * 3)
     left = np.zeros_like(rows)
     left[:, 3:] = rows[:, :-3]
-    above = np.zeros_like(rows)
+    above = np.empty_like(rows)
     above[1:] = rows[:-1]
+    above[0] = 0 if before is None else before.ravel()
     corner = np.zeros_like(rows)
-    corner[1:, 3:] = rows[:-1, :-3]
+    corner[:, 3:] = above[:, :-3]
     # Bytes wrap around, as the standard asks.
     choices = {0: rows, 1: rows - left, 2: rows - above, 4: rows - _paeth(left, above, corner)}
     costs = [np.abs(c.view(np.int8).astype(np.int16)).sum(axis=1) for c in choices.values()]

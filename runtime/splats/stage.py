@@ -42,12 +42,13 @@ class Stage:
         *,
         memory: str | int | None = None,
         picture: tuple[int, int] = PLANNED,
+        pixel_bytes: int = 0,
         **drawing: Any,
     ) -> None:
         """
         Args:
             source: a model, or the path of a .psplat file.
-            memory, picture: as SplatPlayer takes them, of a file.
+            memory, picture, pixel_bytes: as SplatPlayer takes them, of a file.
             drawing: threads, footprint, background, colour_tolerance, as SplatRenderer takes them.
         """
         self._player: SplatPlayer | None = None
@@ -60,7 +61,9 @@ class Stage:
             self.start, self.end = (0.0, 0.0) if motion is None else (motion.start, motion.end)
             self.fps = STILL_FPS if motion is None or motion.fps is None else motion.fps
         else:
-            player = SplatPlayer(source, memory=memory, picture=picture, **drawing)
+            player = SplatPlayer(
+                source, memory=memory, picture=picture, pixel_bytes=pixel_bytes, **drawing
+            )
             self._player = player
             self.count, self.dynamic = player.info.count, player.info.dynamic
             self.start, self.end = player.start, player.end
@@ -118,6 +121,7 @@ def open_stage(
     *,
     memory: str | int | None = None,
     picture: tuple[int, int] = PLANNED,
+    pixel_bytes: int = 0,
     **drawing: Any,
 ) -> Stage:
     """A file of any format that `open_splats` reads.
@@ -125,6 +129,7 @@ def open_stage(
     Args:
         memory: a budget, as '64MiB'; .psplat files keep it.
         picture: width and height that will be drawn, which the budget must allow.
+        pixel_bytes: bytes a pixel for what is done with the pictures, as `images.pixel_bytes`.
         drawing: threads, footprint, background, colour_tolerance, as SplatRenderer takes them.
 
     Raises:
@@ -133,7 +138,7 @@ def open_stage(
         FormatError, StorageError, BackendMissingError: as `open_splats`.
     """
     if splat_format(path) is SplatFormat.PSPLAT:
-        return Stage(path, memory=memory, picture=picture, **drawing)
+        return Stage(path, memory=memory, picture=picture, pixel_bytes=pixel_bytes, **drawing)
     if memory is not None:
         raise UsageError(
             f"{path}: only .psplat files are played under a memory budget; make one with: "

@@ -62,7 +62,10 @@ class WebpWriter:
         )
         part = self._compressed(pixels[y0:y1, x0:x1])
         self._chunk(b"ANMF", head + bytes([REPLACE]) + part)
-        self._before = pixels.copy()
+        if self._before is None:
+            self._before = pixels.copy()
+        else:
+            self._before[...] = pixels
         self._number += 1
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import BackendMissingError, PenstockError, StorageError, UsageError
 from penstock.runtime.splats.changes import changed_box
-from penstock.runtime.splats.images import open_pictures, to_pixels
+from penstock.runtime.splats.images import PIXEL_BYTES, open_pictures, pixel_bytes, to_pixels
 from penstock.runtime.splats.png_writer import filtered
 from tests.runtime.splats.scenes import psnr
 
@@ -102,7 +103,7 @@ def test_filters_undo(height: int, width: int, data: bytes, smooth: bool) -> Non
     pixels = np.frombuffer(data, np.uint8)[: height * width * 3].reshape(height, width, 3)
     if smooth:
         pixels = np.cumsum(pixels // 16, axis=1, dtype=np.uint8)
-    packed = filtered(pixels)
+    packed = b"".join(filtered(pixels))
     stride = width * 3
     before = bytes(stride)
     for row in range(height):
@@ -116,6 +117,24 @@ def test_filters_undo(height: int, width: int, data: bytes, smooth: bool) -> Non
             line[i] = (line[i] + {0: 0, 1: a, 2: b, 4: nearest}[kind]) % 256
         assert bytes(line) == pixels[row].tobytes()
         before = bytes(line)
+
+
+def test_writing_takes_what_the_player_leaves_for_it(tmp_path: Path) -> None:
+    """While a frame is written, one image of the two that are planned is free."""
+    height, width = 384, 512
+    draw = np.random.default_rng(2)
+    images = [draw.random((height, width, 3), np.float32) for _ in range(3)]
+    out = tmp_path / "all.apng"
+    tracemalloc.start()
+    try:
+        with open_pictures(out, width=width, height=height, frames=3, fps=30) as writer:
+            for image in images:
+                writer.add(to_pixels(image))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= (12 + PIXEL_BYTES[".apng"]) * width * height
+    assert pixel_bytes(out) < pixel_bytes(Path("a.webp")) < pixel_bytes(Path("a.webp"), 100)
 
 
 def test_chunks_are_checked_and_in_order(tmp_path: Path) -> None:
