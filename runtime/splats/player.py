@@ -131,6 +131,7 @@ class SplatPlayer:
             self._picture, self._picture_bytes = picture, 0
             self._closed = False
             self._next: tuple[int, Future[Scene]] | None = None
+            self._failed: set[int] = set()  # when they were read ahead
             if ahead and len(self._segments) > 1:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="penstock-splats")
         except BaseException:
@@ -163,6 +164,8 @@ class SplatPlayer:
     def bytes(self) -> int:
         """Bytes that it takes now, of those that are counted."""
         scenes = sum(scene.nbytes for scene in self._scenes.values())
+        if self._next is not None:
+            scenes += self._scene_bytes(self._next[0])
         room = self._renderer.room_bytes
         return BASE_BYTES + self._held + scenes + room + self._picture_bytes
 
@@ -246,15 +249,17 @@ class SplatPlayer:
 
     def _load(self, needed: Sequence[int], allowed: float) -> list[Scene]:
         """The scenes of these segments; others leave where there is no room."""
-        self._collect(needed)
+        self._collect(needed, allowed)
         for index in needed:
             if index in self._scenes:
                 self._scenes[index] = self._scenes.pop(index)  # to the end
-        self._make_room(None, needed, allowed)  # this picture may be larger than the last
+        coming = None if self._next is None else self._next[0]
+        self._make_room(coming, needed, allowed)  # this picture may be larger than the last
         for index in needed:
             if index not in self._scenes:
                 self._make_room(index, needed, allowed)  # as planned, there is some
                 self._scenes[index] = self._read(index)
+                self._failed.discard(index)
         return [self._scenes[index] for index in needed]
 
     def _make_room(self, index: int | None, kept: Sequence[int], allowed: float) -> bool:
@@ -281,27 +286,30 @@ class SplatPlayer:
         if self._worker is None or self._next is not None:
             return
         coming = self._starts[bisect_right(self._starts, (time, len(self._segments))) :]
-        index = next((i for _, i in coming if i not in self._scenes), None)
+        known = self._scenes.keys() | self._failed
+        index = next((i for _, i in coming if i not in known), None)
         if index is None:
             return
         ready = [i for i in self._scenes if self._segments[i].start > time]
         if self._make_room(index, [*self._active(time), *ready], allowed):
             self._next = index, self._worker.submit(self._read, index)
 
-    def _collect(self, needed: Sequence[int]) -> None:
-        """Take in the segment that is read ahead. Two are never read at once, so where others are
-        to be read, it is waited for."""
+    def _collect(self, needed: Sequence[int], allowed: float) -> None:
+        """Take in the segment that is read ahead. It is waited for where others are to be read, as
+        two never are at once, and where it does not fit beside this picture any more."""
         if self._next is None:
             return
         index, future = self._next
-        if not future.done() and all(i in self._scenes for i in needed):
+        fits = sum(self._scene_bytes(i) for i in {index, *needed}) <= allowed
+        if fits and not future.done() and all(i in self._scenes for i in needed):
             return
         self._next = None
         try:
             self._scenes[index] = future.result()
         except Exception:
             if index in needed:
-                raise  # else it is tried again when its time comes
+                raise
+            self._failed.add(index)  # tried again when its time comes, and not before
 
     def _scene_bytes(self, index: int) -> int:
         segment = self._segments[index]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time as clock
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +174,65 @@ def test_a_damaged_segment(path: Path, tmp_path: Path, camera: Camera) -> None:
         with pytest.raises(FormatError, match=f"segment {last.index}"):
             player.render(camera, (last.start + min(last.end, 2.0)) / 2)
         player.render(camera, 0.0)
+
+
+def test_a_damaged_segment_is_not_read_ahead_again_and_again(
+    path: Path, tmp_path: Path, camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PsplatFile.open(path) as file:
+        last = max(file.info.segments, key=lambda segment: segment.start)
+        segments = len(file.info.segments)
+    data = bytearray(path.read_bytes())
+    data[last.offset + last.nbytes // 2] ^= 0x40
+    copy = tmp_path / "damaged.psplat"
+    copy.write_bytes(data)
+    seen, segment = [], PsplatFile.segment
+
+    def watched(self: PsplatFile, index: int) -> SplatModel:
+        seen.append(index)
+        return segment(self, index)
+
+    monkeypatch.setattr(PsplatFile, "segment", watched)
+    with SplatPlayer(copy) as player:
+        for _ in range(segments + 3):
+            player.render(camera, 0.0)
+            if player._next is not None:
+                wait([player._next[1]])
+        assert seen.count(last.index) == 1 and len(seen) == segments
+        with pytest.raises(FormatError, match=f"segment {last.index}"):
+            player.render(camera, (last.start + min(last.end, 2.0)) / 2)
+        assert seen.count(last.index) == 2
+
+
+def test_a_larger_picture_while_a_segment_is_read_ahead(
+    path: Path, camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = PsplatFile.segment
+
+    def slow(self: PsplatFile, index: int) -> SplatModel:
+        if threading.current_thread() is not threading.main_thread():
+            clock.sleep(0.1)
+        return segment(self, index)
+
+    monkeypatch.setattr(PsplatFile, "segment", slow)
+    large = replace(camera, width=1000, height=800)
+    with SplatPlayer(path) as player:
+        least, time = player.least(1000, 800), _busiest_time(player)
+    with SplatPlayer(path, memory=least, picture=SIZE) as player:
+        player.render(camera, time)
+        assert player._next is not None  # the small picture leaves room for it
+        player.render(large, time)
+        assert player._next is None and player.bytes <= least
+
+
+def _busiest_time(player: SplatPlayer) -> float:
+    """Seconds when the most is active, and something comes after it."""
+    segments = player.info.segments
+
+    def active(time: float) -> int:
+        return sum(s.count for s in segments if s.start <= time < s.end)
+
+    return max((s.start for s in segments if s.start > 0), key=active)
 
 
 def test_closed_and_wrong(path: Path, camera: Camera) -> None:
