@@ -18,22 +18,28 @@ from penstock.runtime.splats.camera import Camera
 
 SOURCE = Path(__file__).resolve().parent / "splat_baseline.cpp"
 FLAGS = ["-O3", "-std=c++20", "-shared", "-fPIC"]  # for any processor of the architecture
+TUNED = ["-march=native", "-DCUT"]  # for this one, and no exponentials for nothing
 
 
 class Baseline:
     """Draws static models without harmonics, as `splat_baseline.cpp` says.
 
+    Args:
+        folder: for the compiled library.
+        tuned: with `TUNED`, for a second figure; the baseline is without.
+
     Raises:
         RuntimeError: there is no compiler.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tuned: bool = False) -> None:
         compiler = shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
             raise RuntimeError("the baseline needs g++ or clang++")
-        library = folder / "splat_baseline.so"
-        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(library)], check=True)
-        self.command = f"{Path(compiler).name} {' '.join(FLAGS)}"
+        library = folder / f"splat_baseline{'_tuned' if tuned else ''}.so"
+        flags = FLAGS + TUNED if tuned else FLAGS
+        subprocess.run([compiler, *flags, str(SOURCE), "-o", str(library)], check=True)
+        self.command = f"{Path(compiler).name} {' '.join(flags)}"
         self._draw = ctypes.CDLL(str(library)).draw
         self._draw.restype = None
 

@@ -39,6 +39,15 @@ class Job:
     threads: int
 
 
+def needs_data(job: Job, part: Part) -> bool:
+    """Whether the shared data is missing, which is said, and is a bar: no figures, no pass."""
+    if job.splats is not None:
+        return False
+    part.lines.append("the shared data is not there: see --shared")
+    part.bar(job.quick, "the shared data is not there, and with it what is measured of real scenes")
+    return True
+
+
 def table(title: str, first: str, *columns: str) -> Table:
     """An empty table whose first column is text."""
     made = Table(title=title, title_justify="left")

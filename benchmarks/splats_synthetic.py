@@ -14,6 +14,7 @@ def ball(
     *,
     seconds: float = 0.0,
     life: float = 0.5,
+    lasting: float = 0.2,
     degree: int = 0,
     seed: int = 0,
 ) -> SplatModel:
@@ -21,7 +22,8 @@ def ball(
 
     Args:
         seconds: that it lasts; 0: it does not move.
-        life: t_sigma, of four splats in five; the others stay for all of it.
+        life: t_sigma, of the splats that come and go.
+        lasting: share of those that stay for all of it.
     """
     draw = np.random.default_rng(seed)
     means = draw.normal(size=(count, 3))
@@ -35,7 +37,7 @@ def ball(
         ]
     )
     area = 4 * np.pi + 16
-    shown = count if seconds == 0 else max(1, round(count * _share_active(seconds, life)))
+    shown = count if seconds == 0 else max(1, round(count * _share_active(seconds, life, lasting)))
     size = SIZE * np.sqrt(area / shown) / 2
     scales = size * np.exp(draw.normal(-0.3, 0.5, (count, 3)))
     scales[np.arange(count), draw.integers(0, 3, count)] *= 0.15  # flat, as surfaces make them
@@ -43,7 +45,7 @@ def ball(
     sh[:, 0] = draw.uniform(-1.4, 1.4, (count, 3))
     motion = None
     if seconds > 0:
-        sigmas = np.where(draw.random(count) < 0.8, life, 50 * seconds)
+        sigmas = np.where(draw.random(count) < 1 - lasting, life, 50 * seconds)
         motion = SplatMotion(
             draw.normal(0, 0.1, (count, 3)).astype(np.float32),
             draw.uniform(0, seconds, count).astype(np.float32),
@@ -66,6 +68,6 @@ def ball(
     )
 
 
-def _share_active(seconds: float, life: float) -> float:
+def _share_active(seconds: float, life: float, lasting: float) -> float:
     """About how many of the splats are seen at one time."""
-    return 0.2 + 0.8 * min(1.0, 2 * 2.45 * life / seconds)
+    return lasting + (1 - lasting) * min(1.0, 2 * 2.45 * life / seconds)
