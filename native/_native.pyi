@@ -3,6 +3,7 @@ Penstock's native core: direct reads, the neuron window, kernels and the decoder
 """
 
 from collections.abc import Sequence
+import os
 from typing import Annotated, Final
 
 import numpy
@@ -490,8 +491,10 @@ class DirectFile:
     A file opened for reads past the page cache; where those are refused, what was read is dropped from it.
     """
 
-    def __init__(self, path: str, direct: bool = True) -> None:
-        """Raises StorageError."""
+    def __init__(self, path: str | os.PathLike, direct: bool = True) -> None:
+        """
+        path: a name with any bytes, as os.fsencode takes it. Raises StorageError.
+        """
 
     def read(self, offset: int, bytes: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
         """A range of the file as a uint8 array. Raises StorageError."""

@@ -1,9 +1,10 @@
 // Ranges of a file read past the page cache, for what is decoded in Python's order: the groups of a .psplat file.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/string.h>
+#include <nanobind/stl/filesystem.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -37,7 +38,8 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> read_range(const DirectFile & file,
 
 void bind_direct_file(nb::module_ & m) {
     nb::class_<DirectFile>(m, "DirectFile", "A file opened for reads past the page cache; where those are refused, what was read is dropped from it.")
-        .def(nb::init<const std::string &, bool>(), "path"_a, "direct"_a = true, "Raises StorageError.")
+        .def("__init__", [](DirectFile * self, const std::filesystem::path & path, bool direct) { new (self) DirectFile(path.native(), direct); },
+             "path"_a, "direct"_a = true, "path: a name with any bytes, as os.fsencode takes it. Raises StorageError.")
         .def("read", &read_range, "offset"_a, "bytes"_a, "A range of the file as a uint8 array. Raises StorageError.")
         .def_prop_ro("size", &DirectFile::size, "Bytes of the file.");
 }

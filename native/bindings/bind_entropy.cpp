@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "aligned.h"
 #include "entropy_decoder.h"
 #include "entropy_encoder.h"
 #include "error.h"
@@ -87,7 +88,8 @@ public:
             if (digits->size() != 8) throw ArgumentError("a channel's coding has eight fields");
             spec_.digits = spec_of(digits->data());
         }
-        for (size_t c = 0; c < channels.shape(0); ++c) spec_.channels.push_back(spec_of(channels.data() + 8 * c));
+        const uint32_t * rows = aligned(channels, "channels");
+        for (size_t c = 0; c < channels.shape(0); ++c) spec_.channels.push_back(spec_of(rows + 8 * c));
         check_spec(spec_);
     }
 
@@ -134,8 +136,8 @@ private:
     GroupNumbers numbers(const Cells & cells, const Bytes & digits, const std::vector<Numbers> & channels) const {
         GroupNumbers group;
         group.count = cells.shape(0);
-        for (size_t i = 0; i < group.count; ++i) {
-            const uint32_t * cell = cells.data() + 3 * i;
+        const uint32_t * cell = aligned(cells, "cells");
+        for (size_t i = 0; i < group.count; ++i, cell += 3) {
             for (int axis = 0; axis < 3; ++axis) {
                 if (cell[axis] >> kMostLatticeBits != 0) throw ArgumentError("a cell does not fit 21 bits");
             }
@@ -146,7 +148,10 @@ private:
             if (digits.data()[i] == 0) throw ArgumentError("no digit of a splat is kept; expected 1 or more");
             group.kept.push_back(static_cast<uint16_t>(digits.data()[i] - 1));
         }
-        for (const Numbers & channel : channels) group.channels.emplace_back(channel.data(), channel.data() + channel.size());
+        for (const Numbers & channel : channels) {
+            const uint16_t * values = aligned(channel, "a channel");
+            group.channels.emplace_back(values, values + channel.size());
+        }
         return group;
     }
 
@@ -170,10 +175,11 @@ private:
 MadeNumbers decode_sheet_list(const Bytes & payload, const std::vector<std::pair<size_t, size_t>> & shapes, const Specs & specs) {
     if (shapes.size() != specs.shape(0)) throw ArgumentError("there must be a coding for each sheet");
     std::vector<Sheet> sheets(shapes.size());
+    const uint32_t * rows = aligned(specs, "specs");
     for (size_t k = 0; k < sheets.size(); ++k) {
         sheets[k].rows = shapes[k].first;
         sheets[k].columns = shapes[k].second;
-        sheets[k].spec = spec_of(specs.data() + 8 * k);
+        sheets[k].spec = spec_of(rows + 8 * k);
     }
     {
         nb::gil_scoped_release released;
@@ -187,12 +193,14 @@ MadeNumbers decode_sheet_list(const Bytes & payload, const std::vector<std::pair
 nb::bytes encode_sheet_list(const std::vector<Numbers> & values, const std::vector<size_t> & columns, const Specs & specs) {
     if (values.size() != specs.shape(0) || columns.size() != values.size()) throw ArgumentError("there must be a coding and columns for each sheet");
     std::vector<Sheet> sheets(values.size());
+    const uint32_t * rows = aligned(specs, "specs");
     for (size_t k = 0; k < sheets.size(); ++k) {
         if (columns[k] == 0 || values[k].size() % columns[k] != 0) throw ArgumentError("a sheet's numbers are not whole rows");
         sheets[k].rows = values[k].size() / columns[k];
         sheets[k].columns = columns[k];
-        sheets[k].spec = spec_of(specs.data() + 8 * k);
-        sheets[k].values.assign(values[k].data(), values[k].data() + values[k].size());
+        sheets[k].spec = spec_of(rows + 8 * k);
+        const uint16_t * numbers = aligned(values[k], "a sheet");
+        sheets[k].values.assign(numbers, numbers + values[k].size());
     }
     std::vector<uint8_t> payload;
     {
@@ -208,14 +216,15 @@ double bits_of_channel(const Numbers & values, const Neighbours & neighbours, co
     if (neighbours.size() != values.size() || (reference.has_value() && reference->size() != values.size())) {
         throw ArgumentError("neighbours and reference must be as many as the numbers");
     }
-    std::vector<uint16_t> numbers(values.data(), values.data() + values.size());
+    const uint16_t * given = aligned(values, "values");
+    std::vector<uint16_t> numbers(given, given + values.size());
     Sequence sequence;
     sequence.count = numbers.size();
-    sequence.neighbour = neighbours.data();
+    sequence.neighbour = aligned(neighbours, "neighbours");
     sequence.values = numbers.data();
-    sequence.reference = reference.has_value() ? reference->data() : nullptr;
+    sequence.reference = reference.has_value() ? aligned(*reference, "reference") : nullptr;
     sequence.reference_width = width_of(reference_size);
-    const ChannelSpec channel = spec_of(spec.data());
+    const ChannelSpec channel = spec_of(aligned(spec, "spec"));
     nb::gil_scoped_release released;
     return channel_bits(channel, sequence, reference_size);
 }
@@ -226,7 +235,8 @@ Made<int32_t> neighbours_of(const Cells & cells, const Bytes & digits, int bits)
     if (digits.size() != 0 && digits.size() != count) throw ArgumentError("digits kept must be none, or one for each splat");
     std::vector<uint64_t> codes;
     std::vector<uint16_t> kept;
-    for (size_t i = 0; i < count; ++i) codes.push_back(morton_code(cells.data()[3 * i], cells.data()[3 * i + 1], cells.data()[3 * i + 2]));
+    const uint32_t * cell = aligned(cells, "cells");
+    for (size_t i = 0; i < count; ++i, cell += 3) codes.push_back(morton_code(cell[0], cell[1], cell[2]));
     for (size_t i = 0; i < digits.size(); ++i) {
         const int k = digits.data()[i];
         if (k < 1 || k > bits) throw ArgumentError("digits kept must be 1 to the lattice's bits");
@@ -241,10 +251,13 @@ Made<int32_t> neighbours_of(const Cells & cells, const Bytes & digits, int bits)
 void gather_entries(const std::vector<std::tuple<Entries, Numbers, size_t, bool>> & parts, const Columns & out) {
     constexpr size_t kRows = 256;  // at a time, so that they stay in the cache from part to part
     const size_t count = out.shape(0), width = out.shape(1);
+    float * const first_row = aligned(out, "out");
     const auto stride = static_cast<size_t>(out.stride(0));
     if (out.stride(0) < 0 || (width > 1 && out.stride(1) != 1)) throw ArgumentError("a row's columns must follow each other");
     for (const auto & [entries, indices, first, adds] : parts) {
         const size_t rows = entries.shape(0), columns = entries.shape(1);
+        aligned(entries, "entries");
+        aligned(indices, "indices");
         if (indices.size() != count) throw ArgumentError("there must be an index for each row");
         if (first > width || columns > width - first) throw ArgumentError("entries reach past the last column");
         for (size_t i = 0; i < count; ++i) {
@@ -258,7 +271,7 @@ void gather_entries(const std::vector<std::tuple<Entries, Numbers, size_t, bool>
             const size_t columns = entries.shape(1);
             const float * const from = entries.data();
             const uint16_t * const index = indices.data();
-            float * const to = out.data() + first;
+            float * const to = first_row + first;
             if (columns == 1 && !adds) {
                 for (size_t i = begin; i < end; ++i) to[i * stride] = from[index[i]];
                 continue;

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "aligned.h"
 #include "error.h"
 #include "splat_renderer.h"
 
@@ -32,15 +33,6 @@ using Ranges = nb::ndarray<const int64_t, nb::shape<-1, 2>, nb::c_contig, nb::de
 using Image = nb::ndarray<float, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 using ImageGradient = nb::ndarray<const float, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 using RowsInPlace = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-// A numpy view may start at any byte.
-template <class Array>
-auto aligned(const Array & array, const char * name) {
-    if (reinterpret_cast<uintptr_t>(array.data()) % alignof(float) != 0) {
-        throw ArgumentError(std::string(name) + " is not aligned to 4 bytes");
-    }
-    return array.data();
-}
 
 const float * column(const Column & array, size_t count, const char * name) {
     if (array.size() != count) {
@@ -130,8 +122,7 @@ public:
 
 std::vector<SplatRange> ranges_of(const Ranges & array) {
     std::vector<SplatRange> ranges;
-    const int64_t * data = array.data();
-    if (reinterpret_cast<uintptr_t>(data) % alignof(int64_t) != 0) throw ArgumentError("ranges are not aligned to 8 bytes");
+    const int64_t * data = aligned(array, "ranges");
     for (size_t i = 0; i < array.shape(0); ++i) {
         const int64_t begin = data[2 * i], end = data[2 * i + 1];
         if (begin < 0 || end < begin) {

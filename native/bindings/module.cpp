@@ -20,7 +20,8 @@ namespace {
 void translate(const std::exception_ptr & p, void *) {
     const auto raise = [](const char * name, const char * what) {
         const nb::object type = nb::module_::import_("penstock.errors").attr(name);
-        PyErr_SetString(type.ptr(), what);
+        const nb::object text = nb::steal(PyUnicode_DecodeFSDefault(what));  // names of files may have any bytes
+        PyErr_SetObject(type.ptr(), text.ptr());
     };
     try {
         std::rethrow_exception(p);

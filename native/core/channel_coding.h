@@ -114,10 +114,16 @@ template <class Coder>
 uint32_t code_magnitude(Coder & coder, Family & classes, size_t context, std::vector<SymbolModel> & below, uint32_t value,
                         int slowest, unsigned & kind) {
     kind = code_in_context(coder, classes, context, class_of(value), slowest);
-    if (kind == 15) return coder.bits(16, value);
+    if (kind == 15) {
+        const uint32_t whole = coder.bits(16, value);
+        if (class_of(whole) != 15) coder.fail("a magnitude is too small for its class");
+        return whole;
+    }
     if (kind < 2) return kind;
     const int bits = static_cast<int>(kind) - 1, modelled = std::min(bits, 3), raw = bits - modelled;
-    uint32_t magnitude = 1u << modelled | coder.symbol(below[kind], (value >> raw) & ((1u << modelled) - 1), slowest);
+    const uint32_t leading = coder.symbol(below[kind], (value >> raw) & ((1u << modelled) - 1), slowest);
+    if (leading >> modelled != 0) coder.fail("a symbol is too large for its model");
+    uint32_t magnitude = 1u << modelled | leading;
     if (raw > 0) magnitude = magnitude << raw | coder.bits(raw, value & ((1u << raw) - 1));
     return magnitude;
 }
@@ -132,24 +138,28 @@ void code_direct(Coder & coder, const ChannelSpec & spec, ChannelModels & models
     const auto part = [](uint32_t value, int shift, int bits) { return (value >> shift) & ((1u << bits) - 1); };
     for (size_t i = 0; i < s.count; ++i) {
         const uint32_t value = Coder::kDecodes ? 0 : s.values[i];
-        uint32_t coded = 0;
+        uint32_t coded = 0, over = 0;  // over: bits of a symbol that its model does not have
+        const auto next = [&coded, &over](uint32_t symbol, int bits) {
+            over |= symbol >> bits;
+            coded = coded << bits | symbol;
+        };
         if (modelled > 0) {
             size_t context = spec.buckets == 0 ? 0 : static_cast<size_t>(predict(spec, width, s, i) >> bucket_shift);
             context = context << spec.reference_buckets | reference_bucket(spec, s, i);
             int shift = width - top;
-            coded = code_in_context(coder, models.top, context, part(value, shift, top), spec.slowest);
+            next(code_in_context(coder, models.top, context, part(value, shift, top), spec.slowest), top);
             if (middle > 0) {
                 shift -= middle;
-                coded = coded << middle | coder.symbol(models.middle[coded], part(value, shift, middle), spec.slowest);
+                next(coder.symbol(models.middle[coded], part(value, shift, middle), spec.slowest), middle);
             }
             if (low > 0) {
                 shift -= low;
-                coded = coded << low | coder.symbol(models.low[coded], part(value, shift, low), spec.slowest);
+                next(coder.symbol(models.low[coded], part(value, shift, low), spec.slowest), low);
             }
         }
         if (spec.raw > 0) coded = coded << spec.raw | coder.bits(spec.raw, part(value, 0, spec.raw));
         if constexpr (Coder::kDecodes) {
-            if (coded >= spec.size) coder.fail("a number is too large for its channel");
+            if (coded >= spec.size || over != 0) coder.fail("a number is too large for its channel");
             s.values[i] = static_cast<uint16_t>(coded);
         }
     }
@@ -175,10 +185,11 @@ void code_residual(Coder & coder, const ChannelSpec & spec, ChannelModels & mode
         kinds[i] = static_cast<uint8_t>(kind);
         if constexpr (Coder::kDecodes) {
             const auto back = static_cast<int32_t>(magnitude >> 1);
-            int32_t value = prediction + (magnitude % 2 != 0 ? -back - 1 : back);
+            const int32_t e = magnitude % 2 != 0 ? -back - 1 : back;
+            if (e < -half || e > size - 1 - half) coder.fail("a difference is too large for its channel");
+            int32_t value = prediction + e;
             if (value < 0) value += size;
             else if (value >= size) value -= size;
-            if (value < 0 || value >= size) coder.fail("a difference is too large for its channel");
             s.values[i] = static_cast<uint16_t>(value);
         }
     }

@@ -80,7 +80,7 @@ void code_positions(Coder & coder, const PositionSpec & spec, PositionModels & m
         const unsigned upper = code_in_context(coder, m.shared, static_cast<size_t>(context), static_cast<unsigned>(shared) >> 1, spec.slowest);
         const unsigned lowest = coder.symbol(m.shared_low[upper], static_cast<unsigned>(shared) & 1u, spec.slowest);
         shared = static_cast<int>(2 * upper + lowest);
-        if (shared > digits) coder.fail("a code shares more digits than it has");
+        if (lowest > 1 || shared > digits) coder.fail("a code shares more digits than it has");
         second_last = last;
         last = shared;
 
@@ -92,7 +92,11 @@ void code_positions(Coder & coder, const PositionSpec & spec, PositionModels & m
             now = now << 3 | digit;
             ++level;
         };
-        if (level < digits) add_digit(m.differing[octal_digit(before, bits, level)]);
+        if (level < digits) {
+            const unsigned least = octal_digit(before, bits, level);
+            add_digit(m.differing[least]);
+            if ((now & 7u) <= least) coder.fail("codes do not ascend");
+        }
         for (int place = 0; place < spec.modelled_digits && level < digits; ++place) {
             add_digit(m.following[static_cast<size_t>(std::min(place, 2)) * 8 + octal_digit(before, bits, level)]);
         }

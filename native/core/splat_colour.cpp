@@ -69,7 +69,7 @@ void SplatColours::evaluate(size_t block, const float eye[3]) {
         term(15, [](float a, float b, float) { return -kC3[0] * a * (a * a - 3 * b * b); });
     }
     for (float * channel : out) {
-        for (size_t i = 0; i < n; ++i) channel[i] = channel[i] > 0.0f ? channel[i] : 0.0f;  // NaN becomes 0
+        for (size_t i = 0; i < n; ++i) channel[i] = channel[i] > 0.0f ? std::min(channel[i], kMostColour) : 0.0f;  // NaN becomes 0
     }
     Block & b = blocks_[block];
     std::copy_n(eye, 3, b.eye);

@@ -12,6 +12,8 @@
 namespace penstock {
 
 constexpr size_t kColourBlock = 1024;  // splats that are evaluated together
+// Coefficients may add up to infinity, of which a weight of 0 would make NaN. White is 1.
+constexpr float kMostColour = 1e6f;
 
 class SplatColours {
 public:
@@ -20,8 +22,8 @@ public:
     // Throws ArgumentError.
     SplatColours(const float * const mean[3], size_t count, const float * sh, int coefficients);
 
-    // Makes the colours of these ranges those that are seen from `eye`, world units: max(0, 0.5 + sum
-    // of Y_k c_k) for the direction to the splats' un-moved means, as every rotor 4DGS model was
+    // Makes the colours of these ranges those that are seen from `eye`, world units: 0.5 + sum of
+    // Y_k c_k, from 0 to kMostColour, for the direction to the splats' un-moved means, as every rotor 4DGS model was
     // trained. A block whose splats all lie within `tolerance` radians of the direction that they were
     // last evaluated for is left as it is. Returns how many splats were evaluated.
     size_t refresh(const float eye[3], float tolerance, const std::vector<SplatRange> & ranges, ThreadPool & pool);

@@ -328,6 +328,68 @@ void test_refusals() {
     CHECK(refuses([&] { check_spec(spec); }), "a slope of nothing");
 }
 
+// Payloads that no encoder of ours writes, though each of their symbols is there.
+void test_lies() {
+    const int slowest = 7;
+    const auto sheet_refused = [&](ChannelSpec channel, auto && write) {
+        std::vector<Sheet> sheets(1);
+        sheets[0].rows = 1;
+        sheets[0].spec = channel;
+        ChannelModels models(channel);
+        SymbolEncoder encoder;
+        write(encoder, models);
+        const auto payload = encoder.finish(8);
+        return refuses([&] { decode_sheets(sheets, payload.data(), payload.size()); });
+    };
+    ChannelSpec direct;
+    direct.size = 32;  // four bits, then one
+    for (const unsigned last : {1u, 2u, 5u}) {
+        const bool refused = sheet_refused(direct, [&](SymbolEncoder & encoder, ChannelModels & m) {
+            code_in_context(encoder, m.top, 0, 0, slowest);
+            encoder.symbol(m.middle[0], last, slowest);
+        });
+        CHECK(refused == (last > 1), "symbol %u of one bit", last);
+    }
+    ChannelSpec residual;
+    residual.size = 16;
+    residual.mode = Mode::residual;
+    for (const unsigned last : {0u, 1u, 2u, 5u}) {
+        const bool refused = sheet_refused(residual, [&](SymbolEncoder & encoder, ChannelModels & m) {
+            code_in_context(encoder, m.top, 0, 2, slowest);
+            encoder.symbol(m.middle[2], last, slowest);
+        });
+        CHECK(refused == (last > 1), "symbol %u of a magnitude's one bit", last);
+    }
+    for (const uint32_t magnitude : {14u, 15u, 16u, 17u}) {  // 7, -8, 8, -9, of -8 to 7
+        const bool refused = sheet_refused(residual, [&](SymbolEncoder & encoder, ChannelModels & m) {
+            unsigned kind = 0;
+            code_magnitude(encoder, m.top, 0, m.middle, magnitude, slowest, kind);
+        });
+        CHECK(refused == (magnitude > 15), "magnitude %u", magnitude);
+    }
+    CHECK(sheet_refused(residual, [&](SymbolEncoder & encoder, ChannelModels & m) {
+        code_in_context(encoder, m.top, 0, 15, slowest);
+        encoder.bits(16, 3);
+    }), "3 in the class of 15 bits");
+
+    GroupSpec spec;
+    spec.position.bits = 4;
+    for (const unsigned last : {4u, 5u, 6u}) {  // after 5
+        PositionModels m;
+        SymbolEncoder encoder;
+        const auto code = [&](size_t context, unsigned digit_before, unsigned digit) {  // three digits shared
+            code_in_context(encoder, m.shared, context, 1, spec.position.slowest);
+            encoder.symbol(m.shared_low[1], 1, spec.position.slowest);
+            encoder.symbol(m.differing[digit_before], digit, spec.position.slowest);
+        };
+        code(0, 0, 5);
+        code(4 * 3, 5, last);
+        const auto payload = encoder.finish(8);
+        const bool refused = refuses([&] { GroupModels g(spec); decode_group(spec, g, payload.data(), payload.size(), 2); });
+        CHECK(refused == (last < 6), "digit %u after 5", last);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -337,6 +399,7 @@ int main() {
     test_neighbours();
     test_sheets();
     test_refusals();
+    test_lies();
     std::printf("%ld checks, %d failed\n", checks, failures);
     return failures == 0 ? 0 : 1;
 }

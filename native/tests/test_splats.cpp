@@ -305,6 +305,16 @@ void test_colours(int threads) {
         }
     }
     CHECK(refuses([&] { SplatColours(cloud.scene.mean, n, sh.data(), 5); }), "5 coefficients");
+
+    std::fill(sh.begin(), sh.end(), 3e38f);  // together more than there is
+    ThreadPool pool(threads);
+    SplatColours bright(cloud.scene.mean, n, sh.data(), 16);
+    const float eye[3] = {4.0f, -3.0f, 5.0f};
+    bright.refresh(eye, 0, {{0, n}}, pool);
+    for (size_t i = 0; i < 3 * n; ++i) {
+        const float value = bright.channel(0)[i];
+        CHECK(value >= 0.0f && value <= kMostColour, "colour %g", value);
+    }
 }
 
 void test_refusals() {
