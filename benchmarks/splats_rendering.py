@@ -16,8 +16,7 @@ from benchmarks.splats_part import Job, Part, needs_data, table
 from benchmarks.splats_synthetic import ball
 from penstock import _native
 from penstock.loaders.splats.formats import open_splats
-from penstock.loaders.splats.model import SplatModel
-from penstock.loaders.splats.straight_motion import SEEN_SIGMAS
+from penstock.loaders.splats.model import SEEN_SIGMAS, SplatModel
 from penstock.runtime.splats.camera import Camera, extent, look_at, orbit
 from penstock.runtime.splats.renderer import Frame, SplatRenderer
 from tests.runtime.splats.reference import draw as reference

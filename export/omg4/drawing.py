@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from penstock.export.omg4.rasteriser import Gradients, Rasteriser, Scene
 from penstock.loaders.splats.covariance import covariances
 from penstock.loaders.splats.harmonics import basis
-from penstock.loaders.splats.model import WEIGHT_CUTOFF, Floats, SplatModel
+from penstock.loaders.splats.model import SEEN_SIGMAS, Floats, SplatModel
 
 if TYPE_CHECKING:
     from penstock.runtime.splats.camera import Camera
-
-REACH = math.sqrt(-2 * math.log(WEIGHT_CUTOFF))  # t_sigmas from t_center where a splat ends
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def active_at(model: SplatModel, time: float | None) -> NDArray[np.intp]:
     if model.motion is None or time is None:
         return np.arange(model.count)
     away = np.abs(model.motion.t_centers - np.float32(time))
-    return np.flatnonzero(away <= 1.001 * REACH * model.motion.t_sigmas)
+    return np.flatnonzero(away <= 1.001 * SEEN_SIGMAS * model.motion.t_sigmas)
 
 
 def colours(sh: Floats, means: Floats, eye: NDArray[np.float64]) -> tuple[Floats, Floats]:

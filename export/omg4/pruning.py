@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import UsageError
-from penstock.export.omg4.drawing import REACH
 from penstock.export.omg4.scores import Scores
-from penstock.loaders.splats.model import SplatModel
+from penstock.loaders.splats.model import SEEN_SIGMAS, SplatModel
 
 LEAST_ALPHA = 1 / 255
 """What is never more opaque than this no renderer draws."""
@@ -40,7 +39,7 @@ def keep_drawable(model: SplatModel) -> NDArray[np.intp]:
     kept = model.opacities >= np.float32(LEAST_ALPHA)
     motion = model.motion
     if motion is not None:
-        reach = 1.001 * REACH * motion.t_sigmas.astype(np.float64)
+        reach = 1.001 * SEEN_SIGMAS * motion.t_sigmas.astype(np.float64)
         kept &= motion.t_centers + reach >= motion.start
         kept &= motion.t_centers - reach <= motion.end
     return np.flatnonzero(kept)

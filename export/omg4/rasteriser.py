@@ -77,11 +77,13 @@ class Gradients:
 class NativeRasteriser:
     """On the processor; the same pictures and gradients for any number of threads."""
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, footprint: str = "exact") -> None:
         """
         Args:
             threads: None: one for each core.
+            footprint: as SplatRenderer has it.
         """
+        self._sentinel = footprint == "omg4-sentinel"
         self._renderer = _native.SplatRenderer(compute_threads(threads))
         self._last: tuple[Scene, _native.SplatScene, Camera, _native.SplatOptions] | None = None
 
@@ -102,7 +104,7 @@ class NativeRasteriser:
             background=(0.0, 0.0, 0.0),
             low_pass=LOW_PASS,
             least_weight=WEIGHT_CUTOFF,
-            omg4_sentinel=False,
+            omg4_sentinel=self._sentinel,
             colour_tolerance=0.0,
             most_pairs=MOST_PAIRS,
         )
@@ -162,5 +164,5 @@ def rasteriser_for(settings: CompressionSettings) -> Rasteriser:
         from penstock.export.omg4.torch_rasteriser import TorchRasteriser, has_gpu
 
         if settings.device == "cuda" or has_gpu():
-            return TorchRasteriser("cuda")
-    return NativeRasteriser(settings.threads)
+            return TorchRasteriser("cuda", footprint=settings.footprint)
+    return NativeRasteriser(settings.threads, settings.footprint)

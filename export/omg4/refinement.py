@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from penstock.export.omg4.adam import Adam, rows_of
 from penstock.export.omg4.drawing import Drawing, ModelGradients
@@ -22,6 +21,7 @@ from penstock.export.omg4.settings import CompressionSettings
 from penstock.export.omg4.shape_gradients import shape_gradients
 from penstock.export.omg4.views import Truth, own_views
 from penstock.export.report import Progress, ProgressCallback
+from penstock.loaders.splats.activations import logit, sigmoid
 from penstock.loaders.splats.model import Floats, SplatModel, SplatMotion, unit_rotations
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ RATES = {
 }
 LAST = 0.1  # of the rates, at the last step
 MOST_LOGIT, MOST_LN = 12.0, 30.0
+LEAST_OPACITY = 1e-5  # that training starts from, and as far from 1: else no gradient is left
 CHECKED = 8  # views that say whether it became better
 
 
@@ -115,7 +116,7 @@ class Parameters:
             "means": model.means.copy(),
             "dc": model.sh[:, :1].copy(),
             "rest": model.sh[:, 1:].copy(),
-            "opacity": _logit(model.opacities),
+            "opacity": logit(np.clip(model.opacities, LEAST_OPACITY, 1 - LEAST_OPACITY)),
             "scales": np.log(np.maximum(model.scales, np.float32(1e-12))),
             "rotations": model.rotations.copy(),
         }
@@ -156,7 +157,7 @@ class Parameters:
             a["means"].copy(),
             np.exp(a["scales"]),
             unit_rotations(a["rotations"]),
-            _sigmoid(a["opacity"]),
+            sigmoid(a["opacity"]),
             np.concatenate([a["dc"], a["rest"]], axis=1),
             motion,
         )
@@ -238,13 +239,3 @@ def better_of(
         )
 
     return after if total(shown(after)) < total(shown(before)) else before
-
-
-def _logit(values: NDArray[np.float32]) -> Floats:
-    v = np.clip(values.astype(np.float64), 1e-5, 1 - 1e-5)
-    return np.log(v / (1 - v)).astype(np.float32)
-
-
-def _sigmoid(values: Floats) -> Floats:
-    result: Floats = np.reciprocal(1 + np.exp(-values))
-    return result

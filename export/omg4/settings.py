@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from penstock.errors import UsageError
+from penstock.loaders.splats.model import FOOTPRINTS
 
 SCORES = ("absolute", "signed")
 SHAPES = ("moments", "representative")
@@ -109,6 +110,8 @@ class CompressionSettings:
         loss: "l1" or "l2" of refinement. ssim: weight of 1 - SSIM in it.
         batch: views of a step.
         rates: all learning rates are multiplied by it.
+        footprint: as wide as pictures for scores, training and quality have them: "exact", or
+            "omg4-sentinel", as the official checkpoints were trained; nothing of it is in the file.
         device: "cpu": the native rasteriser; "cuda": one in torch; "auto": cuda where it is.
         threads: of the native rasteriser; None: all cores.
         seed: of every choice by chance.
@@ -142,6 +145,7 @@ class CompressionSettings:
     ssim: float = 0.0
     batch: int = 2
     rates: float = 3.0
+    footprint: str = "exact"
     device: str = "cpu"
     threads: int | None = None
     seed: int = 0
@@ -176,7 +180,8 @@ class CompressionSettings:
 
     @classmethod
     def static(cls) -> CompressionSettings:
-        """Quantization alone: a scene that does not move, and views of its own at best."""
+        """Quantization alone: a scene that does not move, and views of its own at best. Steps as
+        fine as make no lower PSNR than SPZ's."""
         return cls(
             sampling=False,
             pruning=False,
@@ -184,6 +189,7 @@ class CompressionSettings:
             refine_steps=0,
             tune_steps=0,
             coding="scalars",
+            finer=1.5,
             books=BookSizes.static(),
         )
 
@@ -206,6 +212,7 @@ class CompressionSettings:
             ("merge_shape", SHAPES),
             ("appearance", APPEARANCES),
             ("loss", LOSSES),
+            ("footprint", FOOTPRINTS),
             ("device", DEVICES),
             ("coding", CODINGS),
         ):

@@ -8,12 +8,10 @@ a few groups of each kind are needed, and no splat is in two.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.loaders.splats.model import WEIGHT_CUTOFF
+from penstock.loaders.splats.model import SEEN_SIGMAS
 
 Doubles = NDArray[np.float64]
 
@@ -27,7 +25,7 @@ def visible_spans(
 ) -> tuple[Doubles, Doubles]:
     """When splats begin and cease to be drawn ([n], [n]), seconds, and a little more."""
     centers = np.asarray(t_centers, np.float64)
-    reach = np.asarray(t_sigmas, np.float64) * math.sqrt(-2 * math.log(WEIGHT_CUTOFF))
+    reach = np.asarray(t_sigmas, np.float64) * SEEN_SIGMAS
     reach = reach * (1 + MARGIN) + MARGIN_SECONDS
     return centers - reach, centers + reach
 

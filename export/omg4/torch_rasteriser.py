@@ -70,9 +70,10 @@ class TorchRasteriser:
     Attributes:
         device: "cuda" or "cpu".
         dtype: "float32"; "float64" for checks.
+        footprint: as SplatRenderer has it.
     """
 
-    def __init__(self, device: str, dtype: str = "float32") -> None:
+    def __init__(self, device: str, dtype: str = "float32", footprint: str = "exact") -> None:
         """
         Raises:
             BackendMissingError: torch is not installed, or the GPU is not there.
@@ -84,6 +85,7 @@ class TorchRasteriser:
             )
         self.device = device
         self.dtype = dtype
+        self.footprint = footprint
         self._last: tuple[Scene, Camera, dict[str, Tensor], Footprints] | None = None
 
     def draw(self, scene: Scene, camera: Camera, time: float) -> Floats:
@@ -96,7 +98,7 @@ class TorchRasteriser:
             if array is not None:
                 tensor = torch.tensor(array, dtype=getattr(torch, self.dtype), device=self.device)
                 arrays[name] = tensor.requires_grad_()
-        found = _footprints(arrays, camera, time)
+        found = _footprints(arrays, camera, time, self.footprint)
         self._last = scene, camera, arrays, found
         across = -(-camera.width // TILE)
         down = -(-camera.height // TILE)
@@ -176,7 +178,9 @@ class TorchRasteriser:
         )
 
 
-def _footprints(arrays: dict[str, Tensor], camera: Camera, time: float) -> Footprints:
+def _footprints(
+    arrays: dict[str, Tensor], camera: Camera, time: float, footprint: str
+) -> Footprints:
     """Everything up to the pairs; only what can be seen."""
     import torch
 
@@ -195,7 +199,8 @@ def _footprints(arrays: dict[str, Tensor], camera: Camera, time: float) -> Footp
     index = torch.nonzero(seen)[:, 0]
     index = index[torch.argsort(z[index], stable=True)]
     x, y, z, alpha = x[index], y[index], z[index], alpha[index]
-    conic, box = _conics(arrays["covariance"][:, index], rotation, camera, x / z, y / z, z)
+    slopes = _slopes(camera, x / z, y / z, footprint)
+    conic, box = _conics(arrays["covariance"][:, index], rotation, slopes, z)
     middle_x, middle_y = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
     colour = arrays["colour"][:, index]
     values = torch.stack([middle_x, middle_y, *conic, alpha, *colour], dim=1)
@@ -206,12 +211,14 @@ def _footprints(arrays: dict[str, Tensor], camera: Camera, time: float) -> Footp
     return Footprints(values, index, tiles, splats)
 
 
-def _conics(
-    covariance: Tensor, rotation: Tensor, camera: Camera, right: Tensor, below: Tensor, z: Tensor
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """(half xx, xy, half yy of the inverse footprints, the variances along x and y [2, m]; 0 where
-    there is no footprint)."""
-    import torch
+def _slopes(
+    camera: Camera, right: Tensor, below: Tensor, footprint: str
+) -> tuple[tuple[float, Tensor], tuple[float, Tensor]]:
+    """Along x and y: (the focal length, where the Jacobian is taken, x / z or y / z [m])."""
+    if footprint == "omg4-sentinel":  # a field of view of -1: native/core/splat_project.cpp
+        tangent = math.tan(0.5)
+        at = right.new_full(right.shape, -CLAMP * tangent)
+        return (camera.width / (2 * tangent), at), (camera.height / (2 * tangent), at)
 
     def clamp(at: Tensor, focal: float, middle: float, size: int) -> Tensor:
         centre, reach = (size / 2 - middle) / focal, CLAMP * size / (2 * focal)
@@ -219,8 +226,22 @@ def _conics(
 
     tx = clamp(right, camera.fx, camera.cx, camera.width)
     ty = clamp(below, camera.fy, camera.cy, camera.height)
-    first = camera.fx / z * (rotation[0][:, None] - tx * rotation[2][:, None])  # [3, m]
-    second = camera.fy / z * (rotation[1][:, None] - ty * rotation[2][:, None])
+    return (camera.fx, tx), (camera.fy, ty)
+
+
+def _conics(
+    covariance: Tensor,
+    rotation: Tensor,
+    slopes: tuple[tuple[float, Tensor], tuple[float, Tensor]],
+    z: Tensor,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """(half xx, xy, half yy of the inverse footprints, the variances along x and y [2, m]; 0 where
+    there is no footprint)."""
+    import torch
+
+    (fx, tx), (fy, ty) = slopes
+    first = fx / z * (rotation[0][:, None] - tx * rotation[2][:, None])  # [3, m]
+    second = fy / z * (rotation[1][:, None] - ty * rotation[2][:, None])
     xx, xy, xz, yy, yz, zz = covariance
     full = torch.stack(
         [torch.stack([xx, xy, xz]), torch.stack([xy, yy, yz]), torch.stack([xz, yz, zz])]

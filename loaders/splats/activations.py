@@ -44,11 +44,6 @@ def colour_to_sh(colours: NDArray[np.floating]) -> Floats:
         return np.asarray((np.asarray(colours, np.float64) - 0.5) / C0, np.float32)
 
 
-def sh_to_colour(first: NDArray[np.floating]) -> Floats:
-    """The inverse of `colour_to_sh`."""
-    return np.asarray(np.asarray(first, np.float64) * C0 + 0.5, np.float32)
-
-
 def from_channel_major(rest: NDArray[np.floating], first: NDArray[np.floating]) -> Floats:
     """SH [n, 1 + m, 3] of `first` [n, 3] and PLY's rest [n, 3 m]: red's m, green's m, blue's m."""
     n, m = len(first), rest.shape[1] // 3

@@ -24,6 +24,7 @@ from penstock.errors import (
 from penstock.loaders.splats.activations import colour_to_sh, from_channel_major
 from penstock.loaders.splats.axes import axes_of, change_axes
 from penstock.loaders.splats.model import (
+    SEEN_SIGMAS,
     SH_COUNTS,
     Floats,
     SplatModel,
@@ -32,7 +33,6 @@ from penstock.loaders.splats.model import (
     select,
     unit_rotations,
 )
-from penstock.loaders.splats.straight_motion import SEEN_SIGMAS
 
 MAGIC = b"\x894DGS1\r\n"
 SH_LOW, SH_SPAN = -4.0, 8.0

@@ -26,10 +26,17 @@ Floats = NDArray[np.float32]
 
 WEIGHT_CUTOFF = 0.05
 """A splat with this weight in time or less is not drawn; 4D Gaussian Splatting's rule."""
+SEEN_SIGMAS = math.sqrt(-2 * math.log(WEIGHT_CUTOFF))
+"""A splat is drawn for so many t_sigmas before and after its t_center: 2.448."""
+FOOTPRINTS = ("exact", "omg4-sentinel")
+"""How wide splats are drawn: as they are, or as in the training of OMG4's published checkpoints,
+whose images' field of view was -1 (docs/splats.md)."""
 SH_COUNTS = {1: 0, 4: 1, 9: 2, 16: 3}
 """Coefficients of a colour channel -> degree of the spherical harmonics."""
 MAX_SPLATS = 1 << 28
 """More than this is taken for a damaged header; the largest scenes known have a tenth of it."""
+MAX_SECONDS = 1e9
+"""Times of a scene that are further from 0, 31 years, are taken for damage."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +253,11 @@ def _check_shapes(model: SplatModel, source: object) -> None:
 
 
 def _check_span(motion: SplatMotion, source: object) -> None:
-    if not (math.isfinite(motion.start) and math.isfinite(motion.end)):
-        raise FormatError(f"{source}: start and end are {motion.start} and {motion.end} seconds")
+    for name, time in (("start", motion.start), ("end", motion.end)):
+        if not abs(time) <= MAX_SECONDS:  # nor where it is NaN
+            raise FormatError(
+                f"{source}: {name} is {time} seconds; expected at most {MAX_SECONDS:g} from 0"
+            )
     if motion.end < motion.start:
         raise FormatError(
             f"{source}: the scene ends at {motion.end} s, before its start at {motion.start} s"

@@ -18,6 +18,7 @@ from penstock.loaders.splats.activations import exponential, sigmoid
 from penstock.loaders.splats.covariance import blocks, slice_rotors
 from penstock.loaders.splats.harmonics import C0
 from penstock.loaders.splats.model import (
+    SEEN_SIGMAS,
     SH_COUNTS,
     Floats,
     SplatModel,
@@ -25,7 +26,6 @@ from penstock.loaders.splats.model import (
     check_model,
     refuse,
 )
-from penstock.loaders.splats.straight_motion import SEEN_SIGMAS
 
 MAX_BANDS = 3
 MAX_LOG_SCALE = 88.0  # of what float32 holds

@@ -19,6 +19,7 @@ from penstock.errors import UnsupportedModelError, UsageError
 from penstock.loaders.splats.activations import colour_to_sh, exponential, sigmoid
 from penstock.loaders.splats.inria_ply import COLOURS, MEANS, ROTATIONS, SCALES
 from penstock.loaders.splats.model import (
+    SEEN_SIGMAS,
     Floats,
     SplatModel,
     SplatMotion,
@@ -26,7 +27,7 @@ from penstock.loaders.splats.model import (
     unit_rotations,
 )
 from penstock.loaders.splats.ply_file import PlyElement, PlyFile, read_ply_header
-from penstock.loaders.splats.straight_motion import SEEN_SIGMAS, fit_lines
+from penstock.loaders.splats.straight_motion import fit_lines
 
 WINDOW = ["trbf_center", "trbf_scale"]
 MOTION = [f"motion_{i}" for i in range(9)]

@@ -8,18 +8,15 @@ the splat's weight then.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.loaders.splats.covariance import blocks
-from penstock.loaders.splats.model import WEIGHT_CUTOFF, Floats
+from penstock.loaders.splats.model import SEEN_SIGMAS, Floats
 
 SAMPLES = 33  # times a splat
-SEEN_SIGMAS = math.sqrt(-2 * math.log(WEIGHT_CUTOFF))
-"""A splat is drawn for so many t_sigmas before and after its t_center: 2.448."""
 
 
 @dataclass(frozen=True)

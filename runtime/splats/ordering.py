@@ -19,13 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.loaders.splats.model import WEIGHT_CUTOFF, SplatModel
+from penstock.loaders.splats.model import SEEN_SIGMAS, SplatModel
 
 Indices = NDArray[np.int64]
 
 MOST_RUNGS = 10  # the last has 512 steps
 MORTON_BITS = 10  # of each axis
-REACH = math.sqrt(-2 * math.log(WEIGHT_CUTOFF))  # t_sigmas from t_center to where a splat ceases
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def drawing_order(
     if motion is None or not model.count:
         return near, None
     centre = motion.t_centers.astype(np.float64)
-    reach = motion.t_sigmas.astype(np.float64) * (REACH * (1 + 1e-5))  # float32 rounds
+    reach = motion.t_sigmas.astype(np.float64) * (SEEN_SIGMAS * (1 + 1e-5))  # float32 rounds
     begin, end = centre - reach, centre + reach
     start, length = _span(begin, end, motion.start, motion.end)
 

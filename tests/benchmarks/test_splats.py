@@ -11,8 +11,7 @@ import pytest
 from benchmarks.splats_part import Job, Part
 from benchmarks.splats_rendering import ACTIVE, _few_at_a_time, rendering
 from benchmarks.splats_static import _equal, static
-from penstock.loaders.splats.model import select
-from penstock.loaders.splats.straight_motion import SEEN_SIGMAS
+from penstock.loaders.splats.model import SEEN_SIGMAS, select
 from tests.runtime.splats.scenes import random_model
 
 

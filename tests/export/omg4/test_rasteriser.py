@@ -15,6 +15,7 @@ from penstock.export.omg4.settings import CompressionSettings
 from penstock.export.omg4.torch_rasteriser import TorchRasteriser
 from penstock.loaders.splats.harmonics import C0
 from penstock.loaders.splats.model import SplatModel
+from penstock.runtime.splats.renderer import SplatRenderer
 from tests.export.omg4.scenes import cameras, cloud
 
 NAMES = (
@@ -34,11 +35,15 @@ def torch() -> TorchRasteriser:
     return TorchRasteriser("cpu", "float64")
 
 
-@pytest.mark.parametrize("moving", [False, True])
-@pytest.mark.parametrize("size", [0.02, 0.12, 0.6])
-def test_pictures_and_gradients_agree(
-    native: NativeRasteriser, torch: TorchRasteriser, moving: bool, size: float
-) -> None:
+@pytest.mark.parametrize(
+    "moving, size, footprint",
+    [(False, 0.02, "exact"), (False, 0.12, "exact"), (False, 0.6, "exact"), (True, 0.02, "exact"),
+     (True, 0.12, "exact"), (True, 0.6, "exact"), (True, 0.12, "omg4-sentinel")],
+)  # fmt: skip
+def test_pictures_and_gradients_agree(moving: bool, size: float, footprint: str) -> None:
+    pytest.importorskip("torch")
+    native = NativeRasteriser(2, footprint)
+    torch = TorchRasteriser("cpu", "float64", footprint)
     model = cloud(150, seed=2, moving=moving, size=size)
     camera = replace(cameras(5)[1], width=45, height=37)  # no multiple of a tile
     towards = np.random.default_rng(0).normal(size=(37, 45, 3)).astype(np.float32)
@@ -170,6 +175,18 @@ def test_gradients_need_a_picture_of_their_size(which: str, request: pytest.Fixt
     drawing = Drawing(fresh, cloud(3), cameras(1)[0], 1.0)
     with pytest.raises(UsageError, match=r"\(4, 4, 3\).*\(48, 48, 3\)"):
         drawing.gradients(np.zeros((4, 4, 3), np.float32))
+
+
+def test_the_footprint_is_the_settings() -> None:
+    model, camera = cloud(100, seed=8), cameras(2)[0]
+    settings = CompressionSettings(threads=1)
+    wide = settings.with_changes(footprint="omg4-sentinel")
+    image = draw_model(rasteriser_for(wide), model, camera, 1.0)
+    renderer = SplatRenderer(model, threads=1, footprint="omg4-sentinel")
+    assert np.abs(image - renderer.render(camera, 1.0).image).max() < 1e-3
+    assert np.abs(image - draw_model(rasteriser_for(settings), model, camera, 1.0)).max() > 0.05
+    with pytest.raises(UsageError, match="footprint is 'wide'"):
+        settings.with_changes(footprint="wide")
 
 
 def test_the_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from penstock.errors import FormatError, UnsupportedModelError, UsageError
 from penstock.loaders.splats.harmonics import C0
+from penstock.loaders.splats.model import SEEN_SIGMAS
 from penstock.loaders.splats.ply_file import read_ply_header
 from penstock.loaders.splats.spacetime_ply import read_spacetime_ply, spacetime_of_ply
-from penstock.loaders.splats.straight_motion import SEEN_SIGMAS, fit_lines
+from penstock.loaders.splats.straight_motion import fit_lines
 from tests.loaders.splats.splat_builder import inria_columns, inria_row, ply_bytes, write
 
 EXTRA = ["trbf_center", "trbf_scale"]
