@@ -17,7 +17,7 @@ from penstock import _native
 from penstock.errors import FormatError
 from penstock.loaders.splats.codebook import MAX_COLUMNS, MAX_ENTRIES, MAX_MAGNITUDE, Map
 from penstock.loaders.splats.encoded import ATTRIBUTES, attributes_problem
-from penstock.loaders.splats.model import MAX_SPLATS
+from penstock.loaders.splats.model import MAX_SECONDS, MAX_SPLATS
 from penstock.quant.entropy import FRESH, ChannelCoding
 from penstock.quant.lattice import Lattice
 
@@ -239,7 +239,8 @@ def parse_head(path: Path, data: bytes, size: int) -> Head:
     check.within(f[14], 37, "alignment", 0, 16)
     lattice = Lattice(f[10], low, step, bool(f[11]))
     check.that(lattice.problem() is None, 33, "lattice", lattice.problem(), "one that is allowed")
-    check.that(math.isfinite(start) and math.isfinite(end), 88, "times", (start, end), "finite")
+    near = abs(start) <= MAX_SECONDS and abs(end) <= MAX_SECONDS  # NaN is not
+    check.that(near, 88, "times", (start, end), f"at most {MAX_SECONDS:g} s from 0")
     check.that(start <= end, 96, "end", end, f"at least the start, {start}")
     dynamic = bool(flags & DYNAMIC)
     check.that(dynamic or start == end == 0, 88, "times", (start, end), "zeros in a static scene")

@@ -17,6 +17,7 @@ Floats = NDArray[np.float32]
 BLOCK = 1 << 11  # splats at a time, so that temporary arrays stay small
 BLOCK_BYTES = BLOCK * 1536  # at most, of the temporary arrays
 ORDER_BYTES = 120  # of a splat, what `drawing_order` has at once
+MOST_COLOUR = 1e6  # splat_colour.h's kMostColour; white is 1
 COLOUR_BYTES = 14  # of a splat whose colours follow the camera, see splat_colour.h
 
 
@@ -63,7 +64,7 @@ class Scene:
             t_center, t_sigma = motion.t_centers[order], motion.t_sigmas[order]
             self._arrays += [velocity, t_center, t_sigma]
         if k == 1:  # the same from everywhere
-            np.maximum(0, 0.5 + np.float32(C0) * colours, out=colours)
+            np.clip(0.5 + np.float32(C0) * colours, 0, MOST_COLOUR, out=colours)
         self.native = _native.SplatScene(
             mean=mean,
             covariance=covariance,

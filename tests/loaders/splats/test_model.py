@@ -91,9 +91,16 @@ def test_shapes_and_types_are_refused(change: dict[str, Any]) -> None:
 def test_a_scene_that_ends_before_it_starts_is_refused() -> None:
     model = random_model(3, dynamic=True)
     assert model.motion is not None
-    for start, end, fps in [(1.0, 0.5, 30.0), (np.nan, 1.0, 30.0), (0.0, 1.0, 0.0)]:
+    for start, end, fps, message in [
+        (1.0, 0.5, 30.0, "ends at 0.5 s, before"),
+        (np.nan, 1.0, 30.0, "start is nan seconds"),
+        (0.0, np.nan, 30.0, "end is nan seconds"),
+        (-1e308, 1e308, 30.0, "start is -1e\\+308 seconds; expected at most 1e\\+09"),
+        (0.0, 1.1e9, 30.0, "end is 1100000000.0 seconds"),
+        (0.0, 1.0, 0.0, "fps is 0.0"),
+    ]:
         motion = replace(model.motion, start=start, end=end, fps=fps)
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match=message):
             check_model(replace(model, motion=motion), "here")
 
 
