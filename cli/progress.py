@@ -39,6 +39,17 @@ def stages(wanted: bool = True) -> Iterator[ProgressCallback | None]:
         yield show
 
 
+@contextmanager
+def reading(wanted: bool = True) -> Iterator[None]:
+    """A bar without an end meanwhile: for a file that is read and decoded in one go."""
+    if not wanted or not sys.stderr.isatty():
+        yield
+        return
+    with _bar() as bar:
+        bar.add_task("reading", total=None)
+        yield
+
+
 def _bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn

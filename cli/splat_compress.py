@@ -13,8 +13,8 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, percent, print_rich, say, size
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
-from penstock.cli.splat_options import File
+from penstock.cli.progress import reading, stages
+from penstock.cli.splat_options import File, check_footprint
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ EXAMPLES = examples(
     "penstock splat compress flame.pth flame.psplat --keep 50% --refine-steps 1000 --json",
     "penstock splat compress scene.spz scene.psplat --exact",
 )
+ONLY_STILL = "--finer is for scenes that do not move, or goes with --exact"
 
 
 class Appearance(str, Enum):
@@ -103,15 +104,52 @@ class Stages:
         ),
     ] = None
 
+    def check(self) -> None:
+        """Refuse options that contradict each other, before a file is read.
+
+        Raises:
+            UsageError: they do.
+        """
+        if self.exact:
+            given = [name for name in self._changes() if name not in ("degree", "finer")]
+            if self.paper or given:
+                name = "paper" if self.paper else given[0].replace("_", "-")
+                raise UsageError(f"--exact leaves every splat as it is; it goes with no --{name}")
+        elif self.finer is not None and self.paper:
+            raise UsageError(ONLY_STILL)
+        if self.keep is not None and self.no_sampling:
+            raise UsageError("choose --keep or --no-sampling, not both")
+
     def settings(self, model: SplatModel, **more: Any) -> CompressionSettings:
         """Those of this model.
 
         Raises:
-            UsageError: options that contradict each other.
+            UsageError: what only scenes that do not move have, of one that does; or as `check`.
         """
         from penstock.export.omg4.settings import CompressionSettings
 
-        changes = {
+        self.check()
+        if self.exact:
+            settings = CompressionSettings.exact()
+        elif self.paper:
+            settings = CompressionSettings.omg4()
+        else:
+            settings = CompressionSettings() if model.dynamic else CompressionSettings.static()
+        if self.finer is not None and model.dynamic and not self.exact:
+            raise UsageError(ONLY_STILL)
+        changes = self._changes()
+        if self.finer is not None:
+            changes["finer"] = settings.finer * self.finer
+        if self.keep is not None:
+            changes["sampling"] = True
+        for name in ("sampling", "pruning", "merging"):
+            if getattr(self, f"no_{name}"):
+                changes[name] = False
+        return settings.with_changes(**changes, **more)
+
+    def _changes(self) -> dict[str, Any]:
+        """Fields of the settings that were given."""
+        return {
             name: value
             for name, value in {
                 "keep": self.keep,
@@ -123,26 +161,6 @@ class Stages:
             }.items()
             if value is not None
         }
-        if self.exact:
-            given = [name for name in changes if name not in ("degree", "finer")]
-            if self.paper or given:
-                name = "paper" if self.paper else given[0].replace("_", "-")
-                raise UsageError(f"--exact leaves every splat as it is; it goes with no --{name}")
-            return CompressionSettings.exact().with_changes(**changes, **more)
-        if self.finer is not None and (model.dynamic or self.paper):
-            raise UsageError("--finer is for scenes that do not move, or goes with --exact")
-        if self.keep is not None and self.no_sampling:
-            raise UsageError("choose --keep or --no-sampling, not both")
-        if self.paper:
-            settings = CompressionSettings.omg4()
-        else:
-            settings = CompressionSettings() if model.dynamic else CompressionSettings.static()
-        if self.keep is not None:
-            changes["sampling"] = True
-        for name in ("sampling", "pruning", "merging"):
-            if getattr(self, f"no_{name}"):
-                changes[name] = False
-        return settings.with_changes(**changes, **more)
 
 
 @grouped
@@ -162,6 +180,14 @@ def compress(
     device: Annotated[
         Device, typer.Option(help="What draws for scores and training; cuda needs torch.")
     ] = Device.CPU,
+    footprint: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="exact, or omg4-sentinel: as the official OMG4 checkpoints were trained, to hold "
+            "one of them against its photos.",
+        ),
+    ] = "exact",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of every choice by chance.")] = 0,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
@@ -187,10 +213,14 @@ def compress(
         raise UsageError(f"{out}: what is written is a .psplat file; give the name this ending")
     if out.exists() and not overwrite and not out.is_dir():
         raise UsageError(f"{out} is there already; give another name, or --overwrite")
+    check_footprint(footprint)
+    stage_options.check()
     check_writable(out)
     found = None if views is None else from_transforms(views)
-    model = open_splats(file)
-    settings = stage_options.settings(model, device=device.value, seed=seed, threads=threads)
+    more = {"device": device.value, "footprint": footprint, "seed": seed, "threads": threads}
+    with reading(wanted=not as_json):
+        model = open_splats(file)
+    settings = stage_options.settings(model, **more)
     with stages(wanted=not as_json) as show:
         compressed = run(model, found, settings, show)
         write_psplat(out, compressed.encoded)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 640, 480
 MOST_SIDE = 16384  # pixels, of the rasteriser
-FOOTPRINTS = ("exact", "omg4-sentinel")
 COLOURS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5)}
 
 File = Annotated[Path, typer.Argument(metavar="FILE", hidden=True)]
@@ -169,10 +168,7 @@ class Drawing:
     threads: options.Threads = None
 
     def __post_init__(self) -> None:
-        if self.footprint not in FOOTPRINTS:
-            raise typer.BadParameter(
-                f"--footprint {self.footprint}: expected {' or '.join(FOOTPRINTS)}"
-            )
+        check_footprint(self.footprint)
 
     def arguments(self) -> dict[str, Any]:
         """For `open_stage`.
@@ -185,6 +181,18 @@ class Drawing:
             "footprint": self.footprint,
             "threads": self.threads,
         }
+
+
+def check_footprint(name: str) -> None:
+    """Refuse a --footprint that is none, before a file is opened.
+
+    Raises:
+        BadParameter: as it says.
+    """
+    from penstock.loaders.splats.model import FOOTPRINTS
+
+    if name not in FOOTPRINTS:
+        raise typer.BadParameter(f"--footprint {name}: expected {' or '.join(FOOTPRINTS)}")
 
 
 def parse_colour(text: str) -> tuple[float, float, float]:

@@ -14,10 +14,12 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, say
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
+from penstock.cli.progress import reading, stages
 from penstock.cli.splat_options import Drawing, File, Memory, Viewing
 from penstock.cli.splat_timings import Timings
 
 if TYPE_CHECKING:
+    from penstock.export.report import ProgressCallback
     from penstock.runtime.splats.stage import Stage
     from penstock.runtime.splats.terminal import Screen
 
@@ -70,10 +72,13 @@ def play(
     begin = time.perf_counter()
     picture = viewing.picture()
     lazy = {"colour_tolerance": COLOUR_TOLERANCE, **drawing.arguments()}
-    with open_stage(file, memory=memory, picture=picture, **lazy) as stage:
+    with reading(wanted=not as_json):
+        stage = open_stage(file, memory=memory, picture=picture, **lazy)
+    with stage:
         opened = time.perf_counter()
         screen = _screen(wanted=not (as_json or no_picture))
-        report = _play(stage, viewing, orbit, fps, loops, fast, screen)
+        with stages(wanted=not as_json and screen is None) as show:
+            report = _play(stage, viewing, orbit, fps, loops, fast, screen, show)
         report |= {
             "file": file, "splats": stage.count, "memory": stage.memory,
             "open_seconds": opened - begin,
@@ -98,7 +103,10 @@ def _play(
     loops: int,
     fast: bool,
     screen: Screen | None,
+    show: ProgressCallback | None,
 ) -> dict[str, Any]:
+    from penstock.export.report import Progress
+
     span = stage.end - stage.start if stage.dynamic else 0.0
     rate = fps or min(max(stage.fps, 1.0), 1000.0)
     frames = max(1, round((span or STILL_SECONDS) * rate)) * loops
@@ -120,6 +128,8 @@ def _play(
             timings.add(frame.times, stage.bytes, 1000 * (now - shown))
             drawn += 1
             number += 1
+            if show is not None:
+                show(Progress("frames", number, frames, "frames"))
             if not fast:
                 number = max(number, int((now - begin) * rate))
                 due = begin + number / rate

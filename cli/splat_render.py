@@ -14,7 +14,7 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, say, size
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
-from penstock.cli.progress import stages
+from penstock.cli.progress import reading, stages
 from penstock.cli.splat_options import Drawing, File, Memory, Viewing
 from penstock.cli.splat_timings import Timings
 from penstock.errors import UsageError
@@ -112,9 +112,11 @@ def render(
     check_writable(out)
     begin = perf_counter()
     picture, beside = viewing.picture(), pixel_bytes(out, quality)
-    with open_stage(
-        file, memory=memory, picture=picture, pixel_bytes=beside, **drawing.arguments()
-    ) as stage:
+    with reading(wanted=not as_json):
+        stage = open_stage(
+            file, memory=memory, picture=picture, pixel_bytes=beside, **drawing.arguments()
+        )
+    with stage:
         film = plan_film(stage, out, orbit=orbit, frames=frames, fps=fps, time=time)
         cameras = viewing.over(stage, len(film.times), film.turn)
         shape = {"width": cameras[0].width, "height": cameras[0].height}

@@ -10,6 +10,7 @@ import typer
 from penstock.cli import options
 from penstock.cli.console import emit_json, say
 from penstock.cli.options import examples
+from penstock.cli.progress import reading
 from penstock.cli.splat_options import Background, parse_colour
 
 EXAMPLES = examples(
@@ -45,7 +46,9 @@ def view(
     from penstock.runtime.splats.view_server import ViewServer
 
     colour, name = parse_colour(background), printable(scene_name(file))
-    with ViewServer(open_splats(file), name, port=port, background=colour) as server:
+    with reading(wanted=not as_json):
+        server = ViewServer(open_splats(file), name, port=port, background=colour)
+    with server:
 
         def ready() -> None:
             if as_json:

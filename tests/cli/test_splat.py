@@ -9,6 +9,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from penstock.cli.splat_compress import Stages
 from penstock.cli.splat_view import scene_name
+from penstock.errors import UsageError
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.export.omg4.static_quantization import quantize_splats
 from penstock.loaders.splats.formats import open_splats, stored_bytes
@@ -24,12 +27,14 @@ from penstock.loaders.splats.inria_ply import write_inria_ply
 from penstock.runtime.splats.camera import look_at
 from penstock.runtime.splats.images import to_pixels
 from penstock.runtime.splats.renderer import SplatRenderer
+from penstock.runtime.splats.view_server import ViewServer
 from tests.cli.conftest import COMMAND, Cli
 from tests.conftest import ROOT
 from tests.needs import needs
 from tests.runtime.splats.scenes import psnr, random_model
 
 SMALL = ["--width", "64", "--height", "48", "--threads", "1"]
+OVERWRITE = {"render": ["--overwrite"], "compress": ["--overwrite"]}
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +319,77 @@ def test_contradictions(cli: Cli, files: dict[str, Path], tmp_path: Path) -> Non
     other = cli("splat", "compress", files["still"], tmp_path / "a.ply")
     assert other.code == 2 and ".psplat" in other.err
     assert os.listdir(tmp_path) == []
+
+
+def test_contradictions_are_found_before_a_file_is_read(cli: Cli, tmp_path: Path) -> None:
+    missing, out = tmp_path / "missing.ply", tmp_path / "a.psplat"
+    for given in (
+        ["--keep", "50%", "--no-sampling"], ["--exact", "--paper"], ["--exact", "--keep", "50%"],
+        ["--paper", "--finer", "2"], ["--footprint", "wide"],
+    ):  # fmt: skip
+        result = cli("splat", "compress", missing, out, *given)
+        assert result.code == 2, (given, result.err)
+
+
+def test_finer_is_next_to_the_default() -> None:
+    still, moving = random_model(3), random_model(3, dynamic=True)
+    plain = Stages().settings(still).finer
+    assert Stages(finer=1.0).settings(still).finer == plain
+    assert Stages(finer=2.0).settings(still).finer == 2 * plain
+    with pytest.raises(UsageError, match="do not move"):
+        Stages(finer=2.0).settings(moving)
+
+
+@needs("PIL")
+def test_the_footprint_is_that_of_the_pictures(
+    cli: Cli, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Photos of a sentinel's training are those of its own footprints, and of no others."""
+    cameras, out = cameras_file(tmp_path), tmp_path / "a.psplat"
+    document = json.loads(cameras.read_text())
+    for number, frame in enumerate(document["frames"]):
+        photo = tmp_path / f"{number}.png"
+        line = ["--cameras", cameras, "--camera", number, "--footprint", "omg4-sentinel"]
+        assert cli("splat", "render", files["still"], photo, *line).code == 0
+        frame["file_path"] = photo.name
+    cameras.write_text(json.dumps(document))
+    found = {}
+    for name in ("exact", "omg4-sentinel"):
+        line = ["--views", cameras, "--footprint", name, "--threads", "1", "--overwrite", "--json"]
+        result = cli("splat", "compress", files["still"], out, *line)
+        assert result.code == 0, result.err
+        assert result.json["settings"]["footprint"] == name
+        found[name] = result.json["quality"]["model_truth"]
+    assert found["omg4-sentinel"] > 45 > 35 > found["exact"]
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize(
+    "command, seen",
+    [
+        (["render", "OUT.png", *SMALL], ["reading"]),
+        (["render", "OUT.png", *SMALL, "--frames", "2"], ["reading", "frames"]),
+        (["play", *SMALL, "--fast"], ["reading", "frames"]),
+        (["compress", "OUT.psplat", "--exact", "--threads", "1"], ["reading"]),
+        (["view", "--port", "0"], ["reading"]),
+    ],
+)
+def test_a_person_sees_what_is_done(
+    cli: Cli, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], seen: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(ViewServer, "wait", lambda self, ready: ready())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    name, *rest = (word.replace("OUT", str(tmp_path / "out")) for word in command)
+    result = cli("splat", name, files["still"], *rest)
+    assert result.code == 0, result.err
+    for text in seen:
+        assert text in result.err
+    silent = cli("splat", name, files["still"], *rest, "--json", *OVERWRITE.get(name, []))
+    assert silent.code == 0 and "reading" not in silent.err
 
 
 # ---------------------------------------------------------------- view
