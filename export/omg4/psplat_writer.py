@@ -5,6 +5,7 @@ The file is opened by the reader before it gets its name; on any error nothing i
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from penstock.loaders.splats.psplat_layout import (
     head_bytes,
     pack_head,
 )
+from penstock.loaders.splats.psplat_limits import least_file_bytes
 from penstock.quant.entropy import ChannelCoding, coding_rows
 
 LEAST_GROUP = 4096
@@ -138,6 +140,7 @@ def _build(
     if len(nets) > MAX_NETS_BYTES:
         raise UsageError(f"nets of {len(nets)} bytes; a file has at most {MAX_NETS_BYTES}")
     payloads, bits = _payloads(plan, progress)
+    payloads = _filled_up(plan, payloads)
     own = head_bytes(len(plan.groups), len(plan.books), len(plan.channels))
     start = own + len(books) + len(nets)
     if alignment is None:
@@ -220,6 +223,17 @@ def _payloads(plan: Plan, progress: ProgressCallback | None) -> tuple[list[bytes
         if progress is not None:
             progress(Progress("writing", number + 1, len(plan.groups), "groups"))
     return payloads, [float(b) for b in bits]
+
+
+def _filled_up(plan: Plan, payloads: list[bytes]) -> list[bytes]:
+    """With zeros, where a reader would take so few bytes for an attack."""
+    splats = plan.splats
+    least = least_file_bytes(splats.count, splats.degree, splats.dynamic)
+    counts = [group.part.stop - group.part.start for group in plan.groups]
+    return [
+        payload.ljust(2 * math.ceil(least * count / splats.count / 2), b"\0")
+        for count, payload in zip(counts, payloads, strict=True)
+    ]
 
 
 def _book_section(books: Sequence[PlannedBook]) -> bytes:

@@ -18,6 +18,7 @@ from penstock.errors import FormatError
 from penstock.loaders.splats.codebook import MAX_COLUMNS, MAX_ENTRIES, MAX_MAGNITUDE, Map
 from penstock.loaders.splats.encoded import ATTRIBUTES, attributes_problem
 from penstock.loaders.splats.model import MAX_SECONDS, MAX_SPLATS
+from penstock.loaders.splats.psplat_limits import codebook_bytes, group_bytes, least_file_bytes
 from penstock.quant.entropy import FRESH, ChannelCoding
 from penstock.quant.lattice import Lattice
 
@@ -26,7 +27,6 @@ VERSION = 1
 DYNAMIC, PRIMED, NETS, ALL_DIGITS = 1, 2, 4, 8
 MAX_BOOKS = MAX_CHANNELS = 64
 MAX_NETS_BYTES = 16 << 20
-VALUES_A_BYTE = 8  # of the codebook section, at most
 MAX_VALUES = 1 << 24
 NAMES = tuple(ATTRIBUTES)
 
@@ -163,7 +163,7 @@ def pack_head(head: Head) -> bytes:
 
 def checksum(data: bytes | bytearray) -> int:
     """CRC-32C."""
-    return _native.crc32c(np.frombuffer(bytes(data), np.uint8)) if data else 0
+    return _native.crc32c(np.frombuffer(data, np.uint8)) if data else 0
 
 
 def announced_bytes(path: Path, start: bytes, size: int) -> int:
@@ -260,7 +260,7 @@ def parse_head(path: Path, data: bytes, size: int) -> Head:
         nets_section=Section(f[25] + f[24] if f[26] else 0, f[26], f[28]), path=path,
     )  # fmt: skip
     at = HEADER.size
-    group_entries, at = _groups(check, data, at, groups, dynamic)
+    group_entries, at = _groups(check, data, at, groups, channels, dynamic)
     book_entries, at = _books(check, data, at, books)
     head = replace(head, groups=group_entries, books=book_entries)
     head = replace(head, channels=_channels(check, head, data, at, channels))
@@ -291,7 +291,7 @@ class _Check:
 
 
 def _groups(
-    check: _Check, data: bytes, at: int, count: int, dynamic: bool
+    check: _Check, data: bytes, at: int, count: int, channels: int, dynamic: bool
 ) -> tuple[tuple[GroupEntry, ...], int]:
     entries = []
     for number in range(count):
@@ -302,10 +302,9 @@ def _groups(
         check.that(finite, at, f"times of {name}", (start, end), "finite ones that ascend")
         check.that(dynamic or start == end == 0, at, f"times of {name}", (start, end), "zeros")
         check.within(splats, at + 28, f"splats of {name}", 1, MAX_SPLATS)
-        enough = nbytes >= max(8, splats) and nbytes % 2 == 0
-        check.that(
-            enough, at + 24, f"bytes of {name}", nbytes, f"an even number, {max(8, splats)} or more"
-        )
+        least, most = group_bytes(splats, channels)
+        fits = least <= nbytes <= most and nbytes % 2 == 0
+        check.that(fits, at + 24, f"bytes of {name}", nbytes, f"{least} to {most}, even")
         entries.append(GroupEntry(start, end, offset, nbytes, splats, crc))
         at += GROUP.size
     return tuple(entries), at
@@ -372,9 +371,11 @@ def _check_sections(check: _Check, head: Head, nets: bool) -> None:
     check.that(books.offset == at, 112, "offset of the codebook section", books.offset, f"{at}")
     values = sum(b.table * 2 + (b.size * b.columns if b.coding else 0) for b in head.books)
     check.within(values, HEADER.size, "numbers of the codebooks", 0, MAX_VALUES)
-    least = max(8, values // VALUES_A_BYTE) if values else 0
-    enough = books.nbytes >= least and books.nbytes % 2 == 0 and (values > 0) == (books.nbytes > 0)
-    check.that(enough, 108, "bytes of the codebook section", books.nbytes, f"{least} or more, even")
+    least, most = codebook_bytes(values)
+    fits = least <= books.nbytes <= most and books.nbytes % 2 == 0
+    check.that(
+        fits, 108, "bytes of the codebook section", books.nbytes, f"{least} to {most}, even"
+    )
     check.that(nets == (head.nets_section.nbytes > 0), 120, "bytes of the nets", nets, "as flagged")
     check.within(head.nets_section.nbytes, 120, "bytes of the nets", 0, MAX_NETS_BYTES)
     crc = head.nets_section.crc
@@ -394,3 +395,5 @@ def _check_sections(check: _Check, head: Head, nets: bool) -> None:
         entry += GROUP.size
     check.that(at == check.size, 16, "end of the last section", at, f"{check.size}")
     check.that(total == head.count, 24, "splats of all groups", total, f"{head.count}")
+    least = least_file_bytes(head.count, head.degree, head.dynamic)
+    check.that(check.size >= least, 16, "bytes of the file", check.size, f"{least} or more")

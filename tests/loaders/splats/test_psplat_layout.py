@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,19 @@ from penstock.errors import FormatError
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.loaders.splats.encoded import Codebook, EncodedSplats, SubVector, scalar_sub_vector
 from penstock.loaders.splats.psplat_file import PsplatFile
-from penstock.loaders.splats.psplat_layout import BOOK, CHANNEL, CRC_OFFSET, GROUP, HEADER
+from penstock.loaders.splats.psplat_layout import (
+    BOOK,
+    CHANNEL,
+    CRC_OFFSET,
+    GROUP,
+    HEADER,
+    GroupEntry,
+    Section,
+    head_bytes,
+    pack_head,
+    parse_head,
+)
+from penstock.loaders.splats.psplat_limits import MAX_RATIO, splat_nbytes
 from penstock.quant.lattice import Lattice
 
 
@@ -87,7 +100,7 @@ HEADER_LIES = [
     (104, "<f", -1.0, "at offset 104: frames"),
     (104, "<f", NAN, "at offset 104: frames"),
     (108, "<I", 0, "at offset 108"),
-    (108, "<I", 0xFFFFFFFE, "at offset 108: end of the codebooks"),
+    (108, "<I", 0xFFFFFFFE, "at offset 108: bytes of the codebook section: found 4294967294"),
     (112, "<Q", 1, "at offset 112: offset of the codebook section"),
     (120, "<I", 8, "at offset 120: bytes of the nets"),
     (128, "<I", 1, "at offset 128: checksum of no nets"),
@@ -109,7 +122,8 @@ GROUP_LIES = [
     (16, "<Q", 1 << 63, "offset of group 0"),
     (16, "<Q", 2, "offset of group 0"),
     (24, "<I", 7, "bytes of group 0"),
-    (24, "<I", 0xFFFFFFFE, "end of group 0"),
+    (24, "<I", 0xFFFFFFFE, "bytes of group 0"),  # more than its splats could take
+    (24, "<I", 8000, "end of group 0"),
     (28, "<I", 0, "splats of group 0"),
     (28, "<I", 1 << 27, "bytes of group 0"),
     (36, "<I", 1, "unused bytes of group 0"),
@@ -192,6 +206,53 @@ def refused(
     with pytest.raises(FormatError, match=message) as error:
         PsplatFile.open(path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(("count", "refused"), [(149_000, False), (151_000, True), (2**28, True)])
+def test_a_small_file_of_many_splats_is_refused(
+    tmp_path: Path, content: bytes, count: int, refused: bool
+) -> None:
+    """A byte of zeros for each: 112 times as large when decoded."""
+    path = tmp_path / "a.psplat"
+    path.write_bytes(content)
+    head = parse_head(path, content[: struct.unpack_from("<I", content, 12)[0]], len(content))
+    start = head_bytes(1, len(head.books), len(head.channels))
+    books = replace(head.books_section, offset=start)
+    at = start + books.nbytes
+    group = GroupEntry(0.0, 10.0, at, count + count % 2, count, 0)
+    nbytes = at + group.nbytes
+    bomb = pack_head(
+        replace(
+            head, nbytes=nbytes, count=count, alignment=0, books_section=books, groups=(group,),
+            nets_section=Section(at),
+        )
+    )  # fmt: skip
+    old = head.books_section
+    with open(path, "wb") as file:
+        file.write(bomb + content[old.offset : old.offset + old.nbytes])
+        file.truncate(nbytes)
+    if refused:
+        with pytest.raises(FormatError, match="at offset 16: bytes of the file: found"):
+            PsplatFile.open(path)
+    else:
+        assert PsplatFile.open(path).info.count == count
+
+
+def test_many_equal_splats_take_as_many_bytes_as_the_reader_asks_for(tmp_path: Path) -> None:
+    n = 80_000
+    cells = np.zeros((n, 3), np.uint32)
+    parts = (
+        *(scalar_sub_vector(f"scale.{k}", np.zeros(n), 0.1) for k in range(3)),
+        *(scalar_sub_vector(f"rotation.{k}", np.zeros(n), 0.1) for k in range(3)),
+        *(scalar_sub_vector(f"dc.{k}", np.zeros(n), 0.1) for k in range(3)),
+        scalar_sub_vector("opacity", np.ones(n), 0.1),
+    )
+    path = tmp_path / "a.psplat"
+    lattice = Lattice(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), False)
+    sizes = write_psplat(path, EncodedSplats(lattice, cells, parts, degree=3))
+    assert sizes.total == path.stat().st_size >= n * splat_nbytes(3, dynamic=False) / MAX_RATIO
+    with PsplatFile.open(path) as file:
+        assert file.info.count == file.read_all().count == n
 
 
 def test_another_file_is_named_as_such(tmp_path: Path) -> None:
