@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.splat_fit import FitSettings, as_camera, as_view, fit
 from benchmarks.splat_metrics import Scores, Shown, score
 from benchmarks.splat_truth_scene import Shot, cameras, frame_times, shoot_all
+from benchmarks.splats_controls import controls
 from benchmarks.splats_part import Job, Part, table
 from benchmarks.splats_peers import fourdgs_file, half_zstd
 from penstock.export.omg4.pipeline import Compressed, compress
@@ -128,6 +129,7 @@ def compression(job: Job) -> Part:
         "compressed against model": scores(after, before, scene.test),
     }
     part.tables.append(_scores_table(rows))
+    part.tables.append(_places(scene, before, after, truth))
     each = nbytes / max(1, small.count)
     ratio = ROTOR_BYTES * scene.model.count / nbytes
     lost = rows["model against truth"].psnr - rows["compressed against truth"].psnr
@@ -140,7 +142,13 @@ def compression(job: Job) -> Part:
         f"coding, {each:.2f} in the file; {ratio:.0f} times smaller than rotor splats; "
         f"{lost:.2f} dB lost"
     )
+    part.lines.append(
+        f"{scene.model.nbytes / nbytes:.0f} times smaller than the fitted model's own "
+        f"{scene.model.nbytes / scene.model.count:.0f} bytes a splat, whose harmonics are of "
+        f"degree {scene.model.degree}"
+    )
     part.tables.append(_peers(job, scene, made, nbytes, truth))
+    part.tables.append(_controls(job, scene, settings, small.count, nbytes, truth))
     part.report = {
         "splats": scene.model.count,
         "fit_seconds": scene.fit_seconds,
@@ -235,6 +243,41 @@ def _peers(job: Job, scene: Scene, made: Compressed, nbytes: int, truth: Picture
                 shown.add_row(f"{name}, {what}", f"not installed: {error.name}", "", "", "")
                 continue
             row(f"{name}, {what}", model.count, size, back)
+    return shown
+
+
+def _places(scene: Scene, before: Pictures, after: Pictures, truth: Pictures) -> Any:
+    """What is lost camera by camera: one looks from where no training camera is."""
+    shown = table("held-out cameras one by one", "camera", "model", "compressed", "lost")
+    cameras = list({id(shot.camera): shot.camera for shot in scene.test}.values())
+    for number, camera in enumerate(cameras):
+        mine = [n for n, shot in enumerate(scene.test) if shot.camera is camera]
+        shots = [scene.test[n] for n in mine]
+        one, other = (
+            scores([made[n] for n in mine], [truth[n] for n in mine], shots).psnr
+            for made in (before, after)
+        )
+        name = "off the arcs" if number == len(cameras) - 1 else f"between the arcs, {number + 1}"
+        shown.add_row(name, f"{one:.2f}", f"{other:.2f}", f"{one - other:.2f}")
+    return shown
+
+
+def _controls(
+    job: Job,
+    scene: Scene,
+    settings: CompressionSettings,
+    count: int,
+    nbytes: int,
+    truth: Pictures,
+) -> Any:
+    """What the figures owe to a dense model, and to further training."""
+    shown = table("controls", "", "splats", "bytes", "PSNR", "seconds")
+    shown.add_row("ours, all stages", f"{count:,}", f"{nbytes:,}", "", "")
+    fitted_by = (QUICK if job.quick else FULL).fit
+    for made in controls(job, scene.train, scene.views, scene.model, fitted_by, settings, count):
+        found = scores(drawn(made.model, scene.test, job.threads), truth, scene.test)
+        shown.add_row(made.name, f"{made.model.count:,}", f"{made.nbytes:,}",
+                      f"{found.psnr:.2f}", f"{made.seconds:.0f}")  # fmt: skip
     return shown
 
 
