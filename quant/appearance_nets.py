@@ -31,7 +31,8 @@ OCTAVES, HIDDEN, COMMON = 16, 64, 13
 PLACE = 4 * 2 * OCTAVES
 FEATURES = 6  # 3 static, 3 view
 LEAK = 0.01  # of the hidden layers' negative side; "cont" has none
-BLOCK = 1 << 14  # splats at a time
+BLOCK = 1 << 11  # splats at a time: more are no faster
+BLOCK_BYTES = BLOCK * 1280 + (1 << 17)  # at most: temporary arrays, and the nets as float32
 FRAME = 6
 COEFFICIENTS = {0: 1, 1: 4, 2: 9, 3: 16}
 
@@ -134,15 +135,21 @@ def evaluate(
     means: NDArray[np.floating],
     t_centers: NDArray[np.floating] | None,
     features: NDArray[np.floating],
+    out: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, Floats]:
     """(sh [n, k, 3], opacities [n]) of splats with means [n, 3] and features [n, 6].
 
+    Blocks begin at multiples of `BLOCK`: matrices of other numbers of rows round otherwise.
+
     Args:
         t_centers: [n], seconds; None in a static scene.
+        out: that are filled and returned; None: new ones.
     """
     n = len(means)
     k = COEFFICIENTS[nets.degree]
-    sh, opacities = np.empty((n, k, 3), np.float32), np.empty(n, np.float32)
+    if out is None:
+        out = np.empty((n, k, 3), np.float32), np.empty(n, np.float32)
+    sh, opacities = out
     for begin in range(0, n, BLOCK):
         part = slice(begin, min(begin + BLOCK, n))
         times = None if t_centers is None else t_centers[part]

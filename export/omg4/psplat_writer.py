@@ -21,7 +21,7 @@ from penstock.export.omg4.psplat_plan import Plan, PlannedBook, plan_psplat
 from penstock.export.report import Progress, ProgressCallback
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.splats.encoded import EncodedSplats, Net
-from penstock.loaders.splats.psplat_file import TABLE_HIGH, TABLE_LOW, PsplatFile, split_floats
+from penstock.loaders.splats.psplat_file import PsplatFile
 from penstock.loaders.splats.psplat_layout import (
     MAX_BOOKS,
     MAX_CHANNELS,
@@ -36,6 +36,7 @@ from penstock.loaders.splats.psplat_layout import (
     pack_head,
 )
 from penstock.loaders.splats.psplat_limits import least_file_bytes
+from penstock.loaders.splats.psplat_sections import TABLE_HIGH, TABLE_LOW, split_floats
 from penstock.quant.entropy import ChannelCoding, coding_rows
 
 LEAST_GROUP = 4096
@@ -107,8 +108,8 @@ def write_psplat(
             handle.write(bytes(offset - handle.tell()))
             handle.write(data)
         handle.flush()
-        with PsplatFile.open(temporary):
-            pass  # the reader takes it
+        with PsplatFile.open(temporary) as file:
+            file.read_codebooks()  # the reader takes it
     return sizes
 
 

@@ -25,6 +25,8 @@ Floats = NDArray[np.float32]
 MAX_ENTRIES = 1 << 16
 MAX_COLUMNS = 256
 MAX_MAGNITUDE = 1e9
+LEAST_HALF, MOST_HALF = 0x0400, 0xFBFF  # levels of the float16 numbers that are finite
+BLOCK = 1 << 14  # numbers that are made at a time, so that temporary arrays stay small
 
 
 class Map(IntEnum):
@@ -120,11 +122,24 @@ class Codebook:
     @cached_property
     def entries(self) -> Floats:
         """[K, d]."""
-        levels = np.arange(self.size)[:, None] if self.levels is None else self.levels
+        entries = np.empty((self.size, self.columns), np.float32)
+        rows = max(1, BLOCK // self.columns)
+        for begin in range(0, self.size, rows):
+            end = min(begin + rows, self.size)
+            if self.levels is None:
+                levels = np.arange(begin, end)[:, None]
+            else:
+                levels = self.levels[begin:end]
+            entries[begin:end] = self._of(levels)
+        return entries
+
+    def _of(self, levels: NDArray[np.integer]) -> NDArray[np.floating]:
+        """What levels stand for."""
         if self.map is Map.HALF:
-            return halves_of_levels(levels.astype(np.uint16)).astype(np.float32)
+            return halves_of_levels(levels.astype(np.uint16))
         if self.map is Map.UNIFORM:
-            return (self.low + levels.astype(np.float64) * self.step).astype(np.float32)
+            numbers: NDArray[np.floating] = self.low + levels.astype(np.float64) * self.step
+            return numbers
         assert self.numbers is not None
         return self.numbers[levels]
 
@@ -151,7 +166,9 @@ class Codebook:
             assert self.numbers is not None
             if not (np.abs(self.numbers) <= MAX_MAGNITUDE).all():  # NaN is not, either
                 return "numbers in its table that are not finite or over 1e9"
-        elif self.levels is not None and not np.isfinite(halves_of_levels(self.levels)).all():
+        elif self.levels is not None and not (
+            int(self.levels.min()) >= LEAST_HALF and int(self.levels.max()) <= MOST_HALF
+        ):
             return "numbers that are not finite"
         return None
 

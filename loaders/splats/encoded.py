@@ -31,7 +31,8 @@ from penstock.errors import FormatError, UsageError
 from penstock.loaders.splats.codebook import Codebook as Codebook
 from penstock.loaders.splats.model import Floats, SplatModel, unfilled_model
 from penstock.loaders.splats.quaternions import expand_smallest
-from penstock.quant.appearance_nets import evaluate, read_nets
+from penstock.quant.appearance_nets import BLOCK as NETS_BLOCK
+from penstock.quant.appearance_nets import AppearanceNets, evaluate, read_nets
 from penstock.quant.entropy import width_of
 from penstock.quant.lattice import Cells, Lattice
 
@@ -189,18 +190,26 @@ def decode_into(
     model: SplatModel, at: int, encoded: EncodedSplats, source: object, *, threads: int = 1
 ) -> None:
     """Fill a model from splat `at` on, as `decode_splats`; the same for any number of threads."""
-    n = encoded.count
-    block = max(n, 1) if encoded.nets else BLOCK  # nets' matrices round otherwise for other n
+    n, block, nets = encoded.count, BLOCK, None
+    if encoded.nets:
+        block = NETS_BLOCK  # whose matrices round otherwise for other n
+        arrays = {net.name: net.values for net in encoded.nets}
+        nets = read_nets(arrays, encoded.degree, source)
 
     def decode(begin: int) -> None:
-        _decode_block(encoded, slice(begin, begin + block), model, at + begin, source)
+        _decode_block(encoded, slice(begin, begin + block), model, at + begin, source, nets)
 
     with ThreadPoolExecutor(threads) as pool:
         list((pool.map if threads > 1 else map)(decode, range(0, n, block)))
 
 
 def _decode_block(
-    encoded: EncodedSplats, some: slice, model: SplatModel, at: int, source: object
+    encoded: EncodedSplats,
+    some: slice,
+    model: SplatModel,
+    at: int,
+    source: object,
+    nets: AppearanceNets | None,
 ) -> None:
     """Fill a model from splat `at` on with some splats, so few that they stay in the cache."""
     columns = _Columns(encoded, some)
@@ -216,12 +225,10 @@ def _decode_block(
         columns.fill("t_center", centers[:, None])
         sigmas[:] = _sigmas(columns)
         np.divide(columns.of("displacement", 3), sigmas[:, None], out=model.motion.velocities[to])
-    if encoded.nets:
-        arrays = {net.name: net.values for net in encoded.nets}
-        nets = read_nets(arrays, encoded.degree, source)
+    if nets is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             features = columns.of("appearance", 6)
-            sh[:], model.opacities[to] = evaluate(nets, model.means[to], centers, features)
+            evaluate(nets, model.means[to], centers, features, out=(sh, model.opacities[to]))
         if not (np.isfinite(sh).all() and np.isfinite(model.opacities[to]).all()):
             raise FormatError(
                 f"{source}: the nets give colours or opacities that are not finite; the file is "

@@ -1,4 +1,4 @@
-"""Reads .psplat files: the head and the codebooks once, groups of splats when they are wanted.
+"""Reads .psplat files: the head at once, codebooks with the first splats, groups when wanted.
 
     with PsplatFile.open("flame.psplat") as file:
         now = [file.segment(i) for i in file.active(1.5)]
@@ -10,11 +10,8 @@ memory as its caller holds. The format: docs/psplat-format.md.
 from __future__ import annotations
 
 import os
-import struct
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -26,7 +23,7 @@ from penstock import _native
 from penstock.errors import FormatError
 from penstock.loaders.closing import Closing
 from penstock.loaders.cores import compute_threads
-from penstock.loaders.splats.codebook import Codebook, Map
+from penstock.loaders.splats.codebook import Codebook
 from penstock.loaders.splats.encoded import (
     EncodedSplats,
     Net,
@@ -37,23 +34,26 @@ from penstock.loaders.splats.encoded import (
 from penstock.loaders.splats.model import SplatModel, unfilled_model
 from penstock.loaders.splats.psplat_layout import (
     HEADER,
-    BookEntry,
     Head,
     Section,
     announced_bytes,
     parse_head,
 )
-from penstock.quant.entropy import RESIDUAL, ChannelCoding, coding_rows
+from penstock.loaders.splats.psplat_sections import (
+    Bytes,
+    book_nbytes,
+    named,
+    read_books,
+    read_nets,
+    reading_nbytes,
+)
+from penstock.quant.appearance_nets import BLOCK_BYTES
+from penstock.quant.entropy import coding_rows
 
-Bytes = NDArray[np.uint8]
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 MODEL_NBYTES = 32 << 10
 """Of what a channel's coding learns, at most: 529 models of 48 bytes."""
-MAX_NETS = 64
-TABLE_HIGH = ChannelCoding(mode=RESIDUAL, predictor=1, slowest=5)
-TABLE_LOW = ChannelCoding(raw=16)
-"""Of a table's numbers, cut into their upper and lower 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ class PsplatFile(Closing):
         file = _native.DirectFile(str(self.path))
         self._file: _native.DirectFile | None = file
         self._head = head = _read_head(self.path, file)
-        self._books = _read_books(head, self._section(head.books_section, "the codebook section"))
-        self._nets = _read_nets(self.path, self._section(head.nets_section, "the nets section"))
+        self._shared: tuple[list[Codebook], tuple[Net, ...]] | None = None
         sizes = [(channel.coding, head.books[channel.book].size) for channel in head.channels]
         self._coder = _native.SplatCoder(
             head.lattice.bits,
@@ -127,7 +126,7 @@ class PsplatFile(Closing):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> PsplatFile:
-        """Read and check the head and the codebooks.
+        """Read and check the head.
 
         Raises:
             FormatError: not such a file, damaged, cut short, or of another version.
@@ -138,15 +137,31 @@ class PsplatFile(Closing):
     @property
     def codebook_nbytes(self) -> int:
         """Memory that the open file holds between calls: codebooks, nets, what coding has learned,
-        at most."""
-        books = sum(
-            array.nbytes
-            for book in self._books
-            for array in (book.entries, book.levels, book.numbers)
-            if array is not None
-        )
-        nets = sum(net.values.nbytes for net in self._nets)
-        return books + nets + MODEL_NBYTES * (2 + len(self._head.channels))
+        at most. The head says it: nothing is read for it."""
+        head = self._head
+        books = sum(map(book_nbytes, head.books))
+        return books + head.nets_section.nbytes + MODEL_NBYTES * (2 + len(head.channels))
+
+    @property
+    def reading_nbytes(self) -> int:
+        """Memory that `read_codebooks` takes for a while beside `codebook_nbytes`, at most."""
+        return reading_nbytes(self._head)
+
+    def read_codebooks(self) -> None:
+        """Read and check the codebooks and nets, which otherwise the first splats bring with them.
+        Raises as `segment`."""
+        self._codebooks()
+
+    def _codebooks(self) -> tuple[list[Codebook], tuple[Net, ...]]:
+        with self._lock:
+            if self._shared is None:
+                head = self._head
+                payload = self._section(head.books_section, "the codebook section")
+                books = read_books(head, payload)
+                del payload
+                nets = self._section(head.nets_section, "the nets section")
+                self._shared = books, read_nets(self.path, nets)
+            return self._shared
 
     def active(self, time: float) -> tuple[int, ...]:
         """Segments whose splats may be seen at a time (seconds); all of a static scene."""
@@ -173,6 +188,7 @@ class PsplatFile(Closing):
         """The splats of one segment as the file has them. Raises as `segment`."""
         if not 0 <= index < len(self._head.groups):
             raise IndexError(f"segment {index} of {len(self._head.groups)}")
+        books, nets = self._codebooks()
         if index and self._head.primed:
             with self._lock:
                 if not self._learned:  # from the first group, which all others go on from
@@ -180,7 +196,7 @@ class PsplatFile(Closing):
         head = self._head
         cells, digits, channels = self._numbers(index)
         parts = tuple(
-            SubVector(f"{entry.attribute}.{k}", self._books[entry.book], values, entry.first)
+            SubVector(f"{entry.attribute}.{k}", books[entry.book], values, entry.first)
             for k, (entry, values) in enumerate(zip(head.channels, channels, strict=True))
         )
         return EncodedSplats(
@@ -192,7 +208,7 @@ class PsplatFile(Closing):
             start=head.start if head.dynamic else None,
             end=head.end if head.dynamic else None,
             fps=head.fps,
-            nets=self._nets,
+            nets=nets,
         )
 
     def read_all(self, *, threads: int | None = None) -> SplatModel:
@@ -202,6 +218,7 @@ class PsplatFile(Closing):
             threads: that decode; None: one for each core.
         """
         threads, head, groups = compute_threads(threads), self._head, self._head.groups
+        self._codebooks()  # also where there are no groups
         times = (head.start, head.end, head.fps) if head.dynamic else (None, None, None)
         model = unfilled_model(head.count, head.degree, *times)
         begins = [0, *accumulate(group.count for group in groups)]
@@ -228,7 +245,7 @@ class PsplatFile(Closing):
         payload = self._section(Section(group.offset, group.nbytes, group.crc), name)
         primed = index > 0 and self._head.primed
         learns = index == 0 and self._head.primed
-        with _named(self.path, name, group.offset):
+        with named(self.path, name, group.offset):
             decoded = self._coder.decode(payload, group.count, primed, learns)
         self._learned = self._learned or learns
         return decoded
@@ -248,134 +265,22 @@ class PsplatFile(Closing):
         return data
 
 
-@contextmanager
-def _named(path: Path, name: str, offset: int) -> Iterator[None]:
-    """Errors of the decoder, which knows no files, become those of one."""
-    try:
-        yield
-    except FormatError as error:
-        raise FormatError(
-            f"{path}: at offset {offset}: {name}: {error}; the file is damaged, export it again"
-        ) from None
-
-
 def _read_head(path: Path, file: _native.DirectFile) -> Head:
     size = file.size
     start = file.read(0, min(size, HEADER.size)).tobytes()
     return parse_head(path, file.read(0, announced_bytes(path, start, size)).tobytes(), size)
 
 
-def _read_books(head: Head, payload: Bytes) -> list[Codebook]:
-    shapes: list[tuple[int, int]] = []
-    codings: list[tuple[ChannelCoding, int]] = []
-    for entry in head.books:
-        if entry.table:
-            shapes += [(entry.table, 1)] * 2
-            codings += [(TABLE_HIGH, 1 << 16), (TABLE_LOW, 1 << 16)]
-        if entry.coding is not None:
-            shapes.append((entry.size, entry.columns))
-            codings.append((entry.coding, entry.levels))
-    sheets: list[NDArray[np.uint16]] = []
-    if shapes:
-        with _named(head.path, "the codebook section", head.books_section.offset):
-            sheets = _native.decode_sheets(payload, shapes, coding_rows(codings))
-    books = []
-    for number, entry in enumerate(head.books):
-        numbers = None
-        if entry.table:
-            numbers = join_floats(sheets[0], sheets[1])
-            del sheets[:2]
-        levels = None
-        if entry.coding is not None:
-            levels = sheets.pop(0).reshape(entry.size, entry.columns)
-        book = _book(entry, levels, numbers)
-        problem = book.problem()
-        if problem is not None:
-            raise FormatError(
-                f"{head.path}: at offset {head.books_section.offset}: codebook {number} has "
-                f"{problem}; the file is damaged, export it again"
-            )
-        books.append(book)
-    return books
-
-
-def _book(
-    entry: BookEntry, levels: NDArray[np.uint16] | None, numbers: NDArray[np.float32] | None
-) -> Codebook:
-    if levels is None and entry.map is Map.HALF:  # entry k is level k
-        levels = np.arange(entry.size, dtype=np.uint16)[:, None]
-    return Codebook(
-        entry.map, entry.size, entry.columns, entry.levels, levels, entry.low, entry.step, numbers
-    )
-
-
-def split_floats(
-    numbers: NDArray[np.float32],
-) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Upper and lower 16 bits of 32-bit numbers that ascend as the float32 numbers do."""
-    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
-    negative = (bits >> np.uint32(31)).astype(bool)
-    ordered = np.where(negative, ~bits, bits ^ np.uint32(0x80000000)).astype(np.uint32)
-    return (ordered >> np.uint32(16)).astype(np.uint16), ordered.astype(np.uint16)
-
-
-def join_floats(upper: NDArray[np.uint16], lower: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The inverse of `split_floats`."""
-    ordered = upper.astype(np.uint32) << np.uint32(16) | lower
-    positive = (ordered >> np.uint32(31)).astype(bool)
-    bits = np.where(positive, ordered ^ np.uint32(0x80000000), ~ordered).astype(np.uint32)
-    return bits.view(np.float32)
-
-
-def _read_nets(path: Path, data: Bytes) -> tuple[Net, ...]:
-    """`u32` count; of each `u8` and name, `u32` and float16 numbers."""
-    raw, at = data.tobytes(), 0
-
-    def take(count: int, what: str) -> bytes:
-        nonlocal at
-        if count > len(raw) - at:
-            raise FormatError(
-                f"{path}: the nets section: {what} needs {count} bytes at byte {at} of {len(raw)}; "
-                "the file is damaged, export it again"
-            )
-        at += count
-        return raw[at - count : at]
-
-    if not raw:
-        return ()
-    nets = []
-    total = struct.unpack("<I", take(4, "the count"))[0]
-    if total > MAX_NETS:
-        raise FormatError(
-            f"{path}: the nets section: {total} nets, expected at most {MAX_NETS}; the file is "
-            "damaged, export it again"
-        )
-    for number in range(total):
-        name = take(take(1, f"length of the name of net {number}")[0], f"name of net {number}")
-        count = struct.unpack("<I", take(4, f"length of net {number}"))[0]
-        values = np.frombuffer(take(2 * count, f"net {number}"), "<f2").astype(np.float16)
-        if not (name.isascii() and np.isfinite(values).all()):
-            raise FormatError(
-                f"{path}: the nets section: net {number} has a name that is not ASCII or numbers "
-                "that are not finite; the file is damaged, export it again"
-            )
-        nets.append(Net(name.decode("ascii"), values))
-    if at != len(raw):
-        raise FormatError(
-            f"{path}: the nets section: ends at byte {at} of {len(raw)}; the file is damaged"
-        )
-    return tuple(nets)
-
-
 def _info(path: Path, head: Head) -> PsplatInfo:
     coefficients = (head.degree + 1) ** 2
     floats = 3 + 3 + 4 + 1 + 3 * coefficients + (5 if head.dynamic else 0)
     numbers = 12 + 2 * len(head.channels)  # cells and indices, as they come from the decoder
+    nets = BLOCK_BYTES if head.nets_section.nbytes else 0  # their arrays in the blocks they decode
     segments = tuple(
         SegmentInfo(
             k, g.start, g.end, g.count, g.offset, g.nbytes,
             decoded_nbytes=4 * floats * g.count,
-            work_nbytes=g.nbytes + (2 * numbers + 80) * g.count,
+            work_nbytes=g.nbytes + (2 * numbers + 80) * g.count + nets,
         )
         for k, g in enumerate(head.groups)
     )  # fmt: skip

@@ -112,7 +112,9 @@ class SplatPlayer:
             self.budget = None if memory is None else parse_size(memory, max(whole, 1))
             self._held = self._file.codebook_nbytes + SEGMENT_BYTES * len(self._segments)
             self._busiest = busiest(self.info)
-            self._work = max((_work_bytes(segment) for segment in self.info.segments), default=0)
+            self._work = max(
+                self._file.reading_nbytes, *(_work_bytes(s) for s in self.info.segments), 0
+            )
             pairs = PAIRS_A_SPLAT * self._busiest.splats
             self._most_pairs = min(max(pairs, LEAST_PAIRS), MOST_PAIRS)
             self._threads = compute_threads(threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -9,9 +11,11 @@ from numpy.typing import NDArray
 from penstock.loaders.splats.encoded import (
     Codebook,
     EncodedSplats,
+    Net,
     SubVector,
     scalar_sub_vector,
 )
+from penstock.quant.appearance_nets import FEATURES, HIDDEN, net_shapes
 from penstock.quant.lattice import Lattice
 
 
@@ -105,6 +109,26 @@ def random_encoded(
         digits,
         *((0.0, 10.0, 30.0) if dynamic else (None, None, None)),
     )
+
+
+def with_nets(encoded: EncodedSplats, seed: int = 0) -> EncodedSplats:
+    """The same splats, whose colours and opacities implicit nets give."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        part
+        for part in encoded.parts
+        if part.attribute not in ("opacity", "dc", "opponent", "rest")
+    ]
+    book = Codebook.half(rng.normal(size=(64, FEATURES)))
+    indices = rng.integers(0, book.size, encoded.count).astype(np.uint16)
+    parts.append(SubVector("appearance.0", book, indices))
+    nets = [
+        Net(name, (0.2 * rng.normal(size=HIDDEN * (inputs + outputs))).astype(np.float16))
+        for name, (inputs, outputs, _) in net_shapes(encoded.degree).items()
+        if outputs
+    ]
+    nets.append(Net("frame", np.array([0, 0, 0, 2, 0, 10], np.float16)))
+    return replace(encoded, parts=tuple(parts), nets=tuple(nets))
 
 
 encoded_splats = st.builds(

@@ -14,7 +14,8 @@ from penstock.errors import FormatError, StorageError
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.loaders.splats.encoded import EncodedSplats, Net, decode_splats
 from penstock.loaders.splats.model import SplatModel, check_model, named_arrays
-from penstock.loaders.splats.psplat_file import PsplatFile, join_floats, split_floats
+from penstock.loaders.splats.psplat_file import PsplatFile
+from penstock.loaders.splats.psplat_sections import join_floats, split_floats
 from tests.loaders.splats import psplat_reference
 from tests.loaders.splats.encoded_builder import encoded_splats, random_encoded
 
@@ -159,7 +160,7 @@ def test_nets_travel_along(tmp_path: Path) -> None:
     nets = (Net("cont", values), Net("dc", values[:0]))
     write_psplat(path, EncodedSplats(encoded.lattice, encoded.cells, (), 0, nets=nets))
     with PsplatFile.open(path) as file:
-        assert [(net.name, net.values.tolist()) for net in file._nets] == [
+        assert [(net.name, net.values.tolist()) for net in file._codebooks()[1]] == [
             ("cont", [0.0, 1.0, 2.0, 3.0, 4.0]),
             ("dc", []),
         ]

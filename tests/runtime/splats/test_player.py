@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import struct
+import subprocess
+import sys
 import threading
 import time as clock
 import tracemalloc
@@ -16,15 +21,20 @@ import pytest
 from penstock.errors import BudgetError, FormatError, UsageError
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.export.omg4.static_quantization import quantize_splats
+from penstock.loaders.splats.codebook import Codebook, Map, halves_of_levels
+from penstock.loaders.splats.formats import summary
 from penstock.loaders.splats.model import SplatModel
-from penstock.loaders.splats.psplat_file import PsplatFile
+from penstock.loaders.splats.psplat_file import MODEL_NBYTES, PsplatFile
 from penstock.runtime.splats.camera import Camera, orbit
 from penstock.runtime.splats.player import PLANNED, SplatPlayer, busiest
 from penstock.runtime.splats.renderer import SplatRenderer
+from tests.loaders.splats.encoded_builder import random_encoded, with_nets
 from tests.runtime.splats.scenes import random_model
 
 TIMES = [0.0, 0.1, 0.7, 0.71, 1.3, 1.999, 0.3, 2.0]
 SIZE = (120, 80)
+COUNT = 8000
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def short_lived(count: int) -> SplatModel:
@@ -39,7 +49,7 @@ def short_lived(count: int) -> SplatModel:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("player") / "short.psplat"
-    write_psplat(out, quantize_splats(short_lived(20_000)), least_group=500)
+    write_psplat(out, quantize_splats(short_lived(COUNT)), least_group=200)
     return out
 
 
@@ -62,13 +72,13 @@ def test_it_plays_what_is_in_the_file(
     # So little apart that a renderer which may keep colours would keep them.
     cameras = orbit(short_lived(500), len(TIMES), width=SIZE[0], height=SIZE[1], turn_degrees=1.0)
     with SplatPlayer(path, ahead=ahead) as player:
-        assert (player.start, player.end, player.fps, player.count) == (0.0, 2.0, 10.0, 20_000)
+        assert (player.start, player.end, player.fps, player.count) == (0.0, 2.0, 10.0, COUNT)
         assert player.budget is None
         for time, near in zip(TIMES, cameras, strict=True):
             frame, expected = player.render(near, time), whole.render(near, time)
             np.testing.assert_array_equal(frame.image, expected.image)
             assert frame.times.visible == expected.times.visible
-            assert frame.times.active <= 20_000
+            assert frame.times.active <= COUNT
         again = player.render(camera, TIMES[-1])
         assert again.times.load_ms <= again.times.total_ms
 
@@ -91,20 +101,93 @@ def test_it_keeps_its_budget(path: Path, camera: Camera, whole: SplatRenderer) -
         assert player.bytes > decoded / 2  # all of it stays where no budget is set
 
 
-def test_python_allocates_no_more_than_the_budget(path: Path, camera: Camera) -> None:
-    """As tracemalloc sees it, which numpy tells of its arrays: without the native room."""
-    with SplatPlayer(path, threads=1) as player:
-        least = player.least(*SIZE)
-        player.render(camera, 0.0)  # imports, caches
+@pytest.fixture(scope="module")
+def with_implicit_colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So few bytes a splat that the nets' own arrays would be most of what decoding takes."""
+    out = tmp_path_factory.mktemp("nets") / "nets.psplat"
+    write_psplat(out, with_nets(quantize_splats(random_model(1 << 14, degree=0, seed=1))))
+    return out
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
+def test_the_process_grows_by_no_more_than_the_budget(
+    path: Path, with_implicit_colours: Path, tmp_path: Path
+) -> None:
+    """As the kernel sees it: arrays, what the native code takes, and what is read ahead."""
+    warm = tmp_path / "warm.psplat"
+    few = with_nets(quantize_splats(random_model(3000, degree=1, dynamic=True)))
+    write_psplat(warm, few, least_group=500)
+    command = [sys.executable, "-m", "tests.runtime.splats.play_peak", *map(str, SIZE)]
+    done = subprocess.run(
+        [*command, warm, path, with_implicit_colours],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for found in json.loads(done.stdout):
+        assert 1 << 20 < found["added"] <= found["least"]
+
+
+def test_implicit_colours_are_played(with_implicit_colours: Path, camera: Camera) -> None:
+    with PsplatFile.open(with_implicit_colours) as file:
+        models = [file.read_all(threads=threads) for threads in (1, 3)]
+    assert (models[0].sh == models[1].sh).all()
+    with SplatPlayer(with_implicit_colours) as player:
+        image = player.render(camera).image
+    assert image.max() > 0.1
+    np.testing.assert_array_equal(image, SplatRenderer(models[0]).render(camera).image)
+
+
+def test_a_budget_is_looked_at_before_codebooks_are(
+    with_implicit_colours: Path, tmp_path: Path
+) -> None:
+    """They may be large: a file of 2 MiB can hold 2^24 numbers."""
+    data = bytearray(with_implicit_colours.read_bytes())
+    size, offset = struct.unpack_from("<IQ", data, 108)
+    data[offset + size // 2] ^= 0x10
+    damaged = tmp_path / "damaged.psplat"
+    damaged.write_bytes(data)
+    with pytest.raises(BudgetError):
+        SplatPlayer(damaged, memory="100KiB")
+    assert summary(damaged).count == 1 << 14
+    with SplatPlayer(damaged) as player, pytest.raises(FormatError, match="codebook section"):
+        assert player.extent
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_codebooks_take_what_the_head_says(tmp_path: Path, seed: int) -> None:
+    out = tmp_path / "a.psplat"
+    encoded = random_encoded(40, 1, dynamic=True, seed=seed)
+    write_psplat(out, with_nets(encoded, seed) if seed % 2 else encoded)
+    with PsplatFile.open(out) as file:
+        books, nets = file._codebooks()
+        arrays = [a for b in books for a in (b.entries, b.levels, b.numbers) if a is not None]
+        held = sum(array.nbytes for array in arrays)
+        learned = MODEL_NBYTES * (2 + len(file._head.channels))
+        values = sum(net.values.nbytes for net in nets)
+        assert 0 <= file.codebook_nbytes - learned - held - values < 200  # names of nets
+
+
+@pytest.mark.parametrize("map_of", list(Map))
+def test_entries_are_made_without_a_larger_copy(map_of: Map) -> None:
+    levels = np.random.default_rng(0).integers(0x0400, 0xFC00, (1 << 14, 64)).astype(np.uint16)
+    numbers = np.linspace(-1, 1, 1 << 16, dtype=np.float32)
+    book = Codebook(
+        map_of, len(levels), 64, 1 << 16, levels, -1.5, 0.25,
+        numbers if map_of is Map.TABLE else None,
+    )  # fmt: skip
     tracemalloc.start()
     try:
-        with SplatPlayer(path, memory=least, picture=SIZE, threads=1, ahead=False) as player:
-            tracemalloc.reset_peak()
-            for time in TIMES:
-                player.render(camera, time)
-            assert tracemalloc.get_traced_memory()[1] <= least
+        assert book.problem() is None
+        entries = book.entries
+        assert tracemalloc.get_traced_memory()[1] < entries.nbytes + (1 << 20)
     finally:
         tracemalloc.stop()
+    if map_of is Map.UNIFORM:
+        np.testing.assert_array_equal(entries, np.float32(-1.5 + 0.25 * levels.astype(np.float64)))
+    elif map_of is Map.HALF:
+        np.testing.assert_array_equal(entries, halves_of_levels(levels).astype(np.float32))
+    else:
+        np.testing.assert_array_equal(entries, numbers[levels])
 
 
 def test_budgets_that_are_too_small(path: Path, camera: Camera) -> None:
@@ -138,7 +221,7 @@ def test_the_busiest_time(path: Path) -> None:
         counts = [
             sum(s.count for s in player.info.segments if s.start <= t < s.end) for t in moments
         ]
-        assert most.splats == max(counts) < 20_000
+        assert most.splats == max(counts) < COUNT
 
 
 def test_static_files_and_empty_ones(tmp_path: Path, camera: Camera) -> None:
