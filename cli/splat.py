@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from penstock.cli import splat_compress, splat_info, splat_play, splat_render, splat_view
+from penstock.cli import (
+    splat_compress,
+    splat_convert,
+    splat_info,
+    splat_play,
+    splat_render,
+    splat_view,
+)
 from penstock.cli.options import examples
 from penstock.cli.plain_help import PlainCommand, PlainGroup
 
@@ -13,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     cls=PlainGroup,
     rich_markup_mode=None,
-    help="Compress, render and play scenes of Gaussian splats.",
+    help="Compress, convert, render, play and view scenes of Gaussian splats.",
     epilog=examples(
         "penstock splat info scene.ply",
         "penstock splat compress scene.ply scene.psplat",
@@ -25,11 +32,12 @@ app = typer.Typer(
 
 @app.callback()
 def _splats() -> None:
-    """Compress, render and play scenes of Gaussian splats."""
+    """Compress, convert, render, play and view scenes of Gaussian splats."""
 
 
 app.command(cls=PlainCommand, epilog=splat_info.EXAMPLES)(splat_info.info)
 app.command(cls=PlainCommand, epilog=splat_compress.EXAMPLES)(splat_compress.compress)
+app.command(cls=PlainCommand, epilog=splat_convert.EXAMPLES)(splat_convert.convert)
 app.command(cls=PlainCommand, epilog=splat_render.EXAMPLES)(splat_render.render)
 app.command(cls=PlainCommand, epilog=splat_play.EXAMPLES)(splat_play.play)
 app.command(cls=PlainCommand, epilog=splat_view.EXAMPLES)(splat_view.view)

@@ -11,7 +11,7 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, say
 from penstock.cli.options import examples
 from penstock.cli.progress import reading
-from penstock.cli.splat_options import Background, parse_colour
+from penstock.cli.splat_options import Background, Footprint, check_footprint, parse_colour
 
 EXAMPLES = examples(
     "penstock splat view scene.psplat",
@@ -29,6 +29,7 @@ def view(
         bool, typer.Option("--open", help="Open the page in this machine's browser.")
     ] = False,
     background: Background = "black",
+    footprint: Footprint = "exact",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -45,9 +46,12 @@ def view(
     from penstock.runtime.caption.printable import printable
     from penstock.runtime.splats.view_server import ViewServer
 
+    check_footprint(footprint)
     colour, name = parse_colour(background), printable(scene_name(file))
     with reading(wanted=not as_json):
-        server = ViewServer(open_splats(file), name, port=port, background=colour)
+        server = ViewServer(
+            open_splats(file), name, port=port, background=colour, footprint=footprint
+        )
     with server:
 
         def ready() -> None:

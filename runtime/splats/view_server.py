@@ -75,6 +75,7 @@ class ViewServer:
         name: of the model, to people.
         port: 0 takes a free one.
         background: red, green and blue in 0..1.
+        footprint: "exact" or "omg4-sentinel", as SplatRenderer has it.
 
     Raises:
         PenstockError: the port is in use.
@@ -87,9 +88,11 @@ class ViewServer:
         *,
         port: int = 0,
         background: Sequence[float] = (0.0, 0.0, 0.0),
+        footprint: str = "exact",
     ) -> None:
         page = assemble_page()
-        facts = {"name": name, "background": list(background), **first_view(model)}
+        facts = {"name": name, "background": list(background), "footprint": footprint}
+        facts |= first_view(model)
         bodies = {
             "/": ("text/html; charset=utf-8", page.encode()),
             "/model": ("application/octet-stream", page_model(model, facts)),

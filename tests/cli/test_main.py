@@ -17,6 +17,7 @@ from tests.cli.conftest import Cli
 COMMANDS = [
     "run", "chat", "serve", "caption", "plan", "probe", "inspect", "demo", "doctor", "bench replay",
     "export llm", "splat info", "splat compress", "splat render", "splat play", "splat view",
+    "splat convert",
 ]  # fmt: skip
 
 
@@ -77,6 +78,7 @@ def test_no_arguments_is_wrong_usage_and_shows_help(cli: Cli) -> None:
         ["splat", "render", "scene.ply"],
         ["splat", "render", "scene.ply", "out.png", "--frames", "0"],
         ["splat", "render", "scene.ply", "out.png", "--footprint", "wide"],
+        ["splat", "view", "scene.ply", "--footprint", "wide"],
         ["splat", "play", "scene.ply", "--fps", "0"],
         ["splat", "compress", "scene.ply", "out.psplat", "--keep", "200%"],
         ["splat", "compress", "scene.ply", "out.psplat", "--degree", "4"],

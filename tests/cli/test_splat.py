@@ -363,6 +363,52 @@ def test_the_footprint_is_that_of_the_pictures(
     assert found["omg4-sentinel"] > 45 > 35 > found["exact"]
 
 
+# ---------------------------------------------------------------- convert
+
+
+@pytest.mark.parametrize(
+    "name, ending, most",
+    [("still", ".ply", 1e-5), ("moving psplat", ".ply", 1e-5), ("still", ".spz", 0.02),
+     ("moving", ".npz", 1e-4)],
+)  # fmt: skip
+def test_convert(
+    cli: Cli, files: dict[str, Path], tmp_path: Path, name: str, ending: str, most: float
+) -> None:
+    out = tmp_path / f"scene{ending}"
+    result = cli("splat", "convert", files[name], out)
+    assert result.code == 0, result.err
+    assert result.out == "" and f"Wrote {out}: 500 splats" in result.err
+    model, read = open_splats(files[name]), open_splats(out)
+    assert np.abs(read.means - model.means).max() < most
+    assert np.abs(read.opacities - model.opacities).max() < most
+    assert (read.motion is None) == (model.motion is None)
+    again = cli("splat", "convert", files[name], out, "--json")
+    assert again.code == 2 and "--overwrite" in again.json["error"]["message"]
+    found = cli("splat", "convert", files[name], out, "--overwrite", "--json").json
+    assert found["bytes"] == out.stat().st_size and found["splats"] == 500 and found["lost"]
+
+
+@pytest.mark.parametrize(
+    "name, out, said",
+    [("moving", "a.spz", "moves, which .spz cannot hold; write .ply or .npz"),
+     ("still", "a.npz", "does not move, which .npz cannot hold; write .ply or .spz"),
+     ("still", "a.psplat", "splat compress"), ("still", "a", "what is written is .ply")],
+)  # fmt: skip
+def test_what_a_format_does_not_hold(
+    cli: Cli, files: dict[str, Path], tmp_path: Path, name: str, out: str, said: str
+) -> None:
+    result = cli("splat", "convert", files[name], tmp_path / out)
+    assert result.code == 2 and said in result.err, result.err
+    assert os.listdir(tmp_path) == []
+
+
+@needs("zstandard")
+def test_convert_to_spz_4(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.spz"
+    assert cli("splat", "convert", files["still"], out, "--spz-version", "4").code == 0
+    assert "v4" in cli("splat", "info", out).out and open_splats(out).count == 500
+
+
 # ---------------------------------------------------------------- progress
 
 

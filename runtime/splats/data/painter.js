@@ -86,6 +86,7 @@ function makePainter(gl, model) {
     gl.uniform1i(uniforms[name], unit);
   });
   gl.uniform1i(uniforms.moves, model.motions ? 1 : 0);
+  gl.uniform1i(uniforms.sentinel, model.facts.footprint === 'omg4-sentinel' ? 1 : 0);
   gl.uniform1i(uniforms.degree, model.facts.degree);
   gl.uniform3fv(uniforms.sh_scales, model.facts.sh_scales);
 

@@ -14,7 +14,7 @@ uniform vec4 lens;                       // fx, fy, cx, cy in pixels
 uniform vec2 size;                       // pixels
 uniform float time, near;
 uniform int degree;
-uniform bool moves;
+uniform bool moves, sentinel;            // footprints as OMG4's checkpoints were trained
 in uint splat;
 out vec2 at;                             // in standard deviations from the middle
 out vec4 tint;
@@ -96,7 +96,12 @@ void main() {
   vec2 slope = p.xy / p.z;
   vec2 middle = (size * 0.5 - lens.zw) / lens.xy, wide = 1.3 * size * 0.5 / lens.xy;
   vec2 t = clamp(slope, middle - wide, middle + wide);  // as in training: footprints stay finite
-  vec3 t0 = lens.x / p.z * (row0 - t.x * row2), t1 = lens.y / p.z * (row1 - t.y * row2);
+  vec2 focal = lens.xy;
+  if (sentinel) {  // a field of view of -1
+    focal = size * 0.5 / tan(0.5);
+    t = vec2(-1.3 * tan(0.5));
+  }
+  vec3 t0 = focal.x / p.z * (row0 - t.x * row2), t1 = focal.y / p.z * (row1 - t.y * row2);
   vec4 q = normalize(vec4(unpackSnorm2x16(shape.x), unpackSnorm2x16(shape.y)));
   mat3 axes = turned(q);
   vec2 logs = unpackHalf2x16(shape.z);

@@ -137,6 +137,19 @@ def test_long_thin_splats_lie_as_on_the_cpu(window: Browser) -> None:
         assert psnr(to_pixels(renderer.render(camera).image), theirs) > 45
 
 
+def test_the_footprints_of_omg4s_training(window: Browser) -> None:
+    model = random_model(300, seed=12, size=0.03)
+    renderer = SplatRenderer(model, threads=1, footprint="omg4-sentinel")
+    with ViewServer(model, "a checkpoint", footprint="omg4-sentinel") as server:
+        show(window, server)
+        width, height = (window.run(f"return {STATS}.{side}") for side in ("width", "height"))
+        camera = look_at((0.3, -0.4, -2.5), (0, 0, 0), width=width, height=height)
+        theirs = pixels_of(window, camera, 0)
+        assert psnr(to_pixels(renderer.render(camera).image), theirs) > 45
+        exact = SplatRenderer(model, threads=1).render(camera).image
+        assert psnr(to_pixels(exact), theirs) < 30
+
+
 def test_what_is_on_the_screen(page: Browser) -> None:
     """The window itself, as people see it, not what scripts read."""
     image = pytest.importorskip("PIL.Image", reason="Pillow is an extra")
