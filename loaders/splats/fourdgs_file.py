@@ -23,6 +23,7 @@ from penstock.errors import (
 )
 from penstock.loaders.splats.activations import colour_to_sh, from_channel_major
 from penstock.loaders.splats.axes import axes_of, change_axes
+from penstock.loaders.splats.fourdgs_limits import check_fourdgs
 from penstock.loaders.splats.model import (
     SEEN_SIGMAS,
     SH_COUNTS,
@@ -69,9 +70,9 @@ def read_fourdgs(path: Path) -> SplatModel:
 
     Raises:
         BackendMissingError: fourdgs is not installed.
-        FormatError: damaged, cut short, or of another temporal model.
+        FormatError: damaged, cut short, of another temporal model, or out of all proportion.
         StorageError: it cannot be read.
-        UnsupportedModelError: objects that move on tracks.
+        UnsupportedModelError: objects that move on tracks, or chunks compressed as a whole.
     """
     return read_fourdgs_with_losses(path).model
 
@@ -169,8 +170,9 @@ def _read(path: Path) -> Any:
             f"{path}: .4dgs files are read by fourdgs, which is not installed; install it with: "
             "pip install fourdgs"
         ) from None
+    check_fourdgs(path)
     try:
-        return fourdgs.read(str(path), recover_truncated=False)
+        return fourdgs.read(path, recover_truncated=False)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # its own, and what damaged numbers make NumPy raise

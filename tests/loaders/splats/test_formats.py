@@ -23,6 +23,7 @@ from penstock.loaders.splats.spz_writer import write_spz
 from penstock.loaders.splats.summary import SUMMARIES
 from tests.loaders.splats import test_compressed_ply as compressed
 from tests.loaders.splats import test_dot_splat as dot_splat
+from tests.loaders.splats import test_fourdgs_file as fourdgs
 from tests.loaders.splats import test_rotor_file as rotor
 from tests.loaders.splats import test_sog as sog
 from tests.loaders.splats import test_spacetime_ply as spacetime
@@ -80,13 +81,14 @@ FILES: dict[str, tuple[SplatFormat, Maker, bool]] = {
 EXTRA: dict[str, tuple[SplatFormat, Maker, bool]] = {
     "spz 4": (SplatFormat.SPZ, written(spz_v4, False), False),
     "sog": (SplatFormat.SOG, lambda path: sog.zip_of(path, *sog.scene(1)), False),
+    "4dgs": (SplatFormat.FOURDGS, lambda path: fourdgs.scene(path, random_model(5, dynamic=True)), True),
     "checkpoint": (
         SplatFormat.ROTOR,
         lambda path: rotor.checkpoint(path, rotor.random_rotors(3)),
         True,
     ),
 }
-NEEDS = {"spz 4": "zstandard", "sog": "PIL", "checkpoint": "torch"}
+NEEDS = {"spz 4": "zstandard", "sog": "PIL", "checkpoint": "torch", "4dgs": "fourdgs"}
 ALL = [
     *FILES,
     *(pytest.param(name, marks=needs(library)) for name, library in NEEDS.items()),

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
+import struct
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from penstock.errors import BackendMissingError, FormatError, StorageError
+from penstock.errors import (
+    BackendMissingError,
+    FormatError,
+    StorageError,
+    UnsupportedModelError,
+)
 from penstock.loaders.splats.fourdgs_file import (
     MAGIC,
     _axes,
     read_fourdgs,
     read_fourdgs_with_losses,
 )
+from penstock.loaders.splats.fourdgs_limits import CHUNK, CHUNK_START, RECORD, STREAM
 from penstock.loaders.splats.harmonics import C0
-from penstock.loaders.splats.model import SplatModel
+from penstock.loaders.splats.model import SplatModel, named_arrays, select
 from tests.loaders.splats.splat_builder import random_model, same_rotations, write
 from tests.needs import needs
 
@@ -98,6 +107,90 @@ def test_cut_files_are_refused(tmp_path: Path, cut: int) -> None:
         read_fourdgs(write(tmp_path, "b.4dgs", data[:cut]))
     with pytest.raises(StorageError):
         read_fourdgs(tmp_path / "none.4dgs")
+
+
+@needs("fourdgs")
+def test_no_splats(tmp_path: Path) -> None:
+    found = read_fourdgs(scene(tmp_path / "a.4dgs", random_model(0, dynamic=True)))
+    assert found.count == 0 and found.motion is not None and found.motion.end == DURATION
+
+
+def of_chunks(whole: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """A file in which something is done to each chunk's content."""
+    out, at = whole[: len(MAGIC)], len(MAGIC)
+    while at + RECORD.size <= len(whole):
+        kind, nbytes = RECORD.unpack_from(whole, at)
+        content = whole[at + RECORD.size : at + RECORD.size + nbytes]
+        if kind == CHUNK:
+            content = change(content)
+        out += RECORD.pack(kind, len(content)) + content
+        at += RECORD.size + nbytes
+    return out + whole[at:]
+
+
+@needs("fourdgs")
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """A chunk of equal splats, of which it says that there are millions."""
+    equal = select(random_model(1, dynamic=True), np.zeros(5, np.int64))
+    whole = scene(tmp_path / "a.4dgs", equal).read_bytes()
+    many = 2_000_000
+
+    def grown(content: bytes) -> bytes:
+        chunk = bytearray(content)
+        struct.pack_into("<I", chunk, CHUNK_START.size - 4, many)
+        at = CHUNK_START.size + 4 + 8 + 8
+        while at + STREAM.size <= len(chunk):
+            fields = list(STREAM.unpack_from(chunk, at))
+            fields[2:3], fields[5] = [2], many  # equal values
+            STREAM.pack_into(chunk, at, *fields)
+            at += STREAM.size + fields[6]
+        return bytes(chunk)
+
+    assert of_chunks(whole, bytes) == whole
+    path = write(tmp_path, "b.4dgs", of_chunks(whole, grown))
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="over 40 times as many"):
+        read_fourdgs(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+@needs("fourdgs")
+def test_a_chunk_compressed_as_a_whole_is_refused(tmp_path: Path) -> None:
+    whole = scene(tmp_path / "a.4dgs", random_model(3, dynamic=True)).read_bytes()
+    at = CHUNK_START.size
+
+    def named(content: bytes) -> bytes:
+        return content[:at] + b"\4\0\0\0zstd" + content[at + 4 :]
+
+    with pytest.raises(UnsupportedModelError, match="compressed as a whole"):
+        read_fourdgs(write(tmp_path, "b.4dgs", of_chunks(whole, named)))
+
+
+@needs("fourdgs")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_steps_that_are_not_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    """Each of the origin's three and of the eight steps, where the splats do not stay finite."""
+    path = scene(tmp_path / "a.4dgs", random_model(3, dynamic=True))
+    whole = bytearray(path.read_bytes())
+    at, quantization = len(MAGIC), 0x03
+    while RECORD.unpack_from(whole, at)[0] != quantization:
+        at += RECORD.size + RECORD.unpack_from(whole, at)[1]
+    at += RECORD.size
+    at += 4 + int.from_bytes(whole[at : at + 4], "little")  # the scheme's name
+    refused = 0
+    for place in range(at, at + 8 * 11, 8):
+        lie = bytearray(whole)
+        struct.pack_into("<d", lie, place, value)
+        path.write_bytes(lie)
+        try:
+            model = read_fourdgs(path)
+        except FormatError as error:
+            assert str(error).startswith(f"{path}: ")
+            refused += 1
+            continue
+        assert all(np.isfinite(array).all() for array in named_arrays(model).values())
+    assert refused >= 4
 
 
 def test_without_the_library_its_name_is_told(
