@@ -373,9 +373,7 @@ def _check_sections(check: _Check, head: Head, nets: bool) -> None:
     check.within(values, HEADER.size, "numbers of the codebooks", 0, MAX_VALUES)
     least, most = codebook_bytes(values)
     fits = least <= books.nbytes <= most and books.nbytes % 2 == 0
-    check.that(
-        fits, 108, "bytes of the codebook section", books.nbytes, f"{least} to {most}, even"
-    )
+    check.that(fits, 108, "bytes of the codebook section", books.nbytes, f"{least} to {most}, even")
     check.that(nets == (head.nets_section.nbytes > 0), 120, "bytes of the nets", nets, "as flagged")
     check.within(head.nets_section.nbytes, 120, "bytes of the nets", 0, MAX_NETS_BYTES)
     crc = head.nets_section.crc

@@ -12,8 +12,8 @@ VALUES_A_BYTE = 8  # of the codebook section, at most
 MAX_VALUE_BYTES = 8  # at most three symbols of 15 bits and some raw ones
 MAX_POSITION_BYTES = 64  # the number of digits kept, then at most 23 symbols
 MAX_RATIO = 100
-"""Decoded splats are at most so many times as large as their file, over `FREE_BYTES`: the best files
-of scenes reach 30 (degree 3, colours by nets), of many equal splats 224 without this."""
+"""Decoded splats are at most so many times as large as their file, over `FREE_BYTES`: the best
+files of scenes reach 30 (degree 3, colours by nets), many equal splats would reach 224."""
 
 
 def splat_nbytes(degree: int, dynamic: bool) -> int:

@@ -171,6 +171,42 @@ def test_what_the_native_coder_refuses() -> None:
         coded_bits(values, 10, near, bad)
 
 
+def unaligned(array: np.ndarray) -> np.ndarray:
+    """The same numbers, from an odd address on."""
+    room = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    room[...] = array
+    return room
+
+
+def test_arrays_at_any_byte_are_refused() -> None:
+    rows = coding_rows([(plain_coding(9), 9)])
+    cells = np.arange(12, dtype=np.uint32).reshape(4, 3)
+    values, none = np.arange(4, dtype=np.uint16), np.zeros(0, np.uint8)
+    before, entries = np.arange(-1, 3, dtype=np.int32), np.zeros((5, 2), np.float32)
+    out = np.zeros((4, 2), np.float32)
+    coder = _native.SplatCoder(12, 2, 6, None, rows)
+    payload = np.frombuffer(coder.encode(cells, none, [values]), np.uint8)
+    assert (coder.decode(payload, 4)[2][0] == values).all()
+    for call in (
+        lambda: _native.SplatCoder(12, 2, 6, None, unaligned(rows)),
+        lambda: coder.encode(unaligned(cells), none, [values]),
+        lambda: coder.bits(cells, none, [unaligned(values)]),
+        lambda: _native.encode_sheets([unaligned(values)], [1], rows),
+        lambda: _native.encode_sheets([values], [1], unaligned(rows)),
+        lambda: _native.decode_sheets(payload, [(4, 1)], unaligned(rows)),
+        lambda: _native.channel_bits(unaligned(values), before, rows, None),
+        lambda: _native.channel_bits(values, unaligned(before), rows, None),
+        lambda: _native.channel_bits(values, before, rows, unaligned(values)),
+        lambda: _native.channel_bits(values, before, unaligned(rows), None),
+        lambda: _native.splat_neighbours(unaligned(cells), none, 12),
+        lambda: _native.gather_entries([(unaligned(entries), values, 0, False)], out),
+        lambda: _native.gather_entries([(entries, unaligned(values), 0, False)], out),
+        lambda: _native.gather_entries([(entries, values, 0, False)], unaligned(out)),
+    ):
+        with pytest.raises(ValueError, match="is not aligned to"):
+            call()
+
+
 def test_entries_are_gathered() -> None:
     rng = np.random.default_rng(1)
     books = [rng.normal(size=shape).astype(np.float32) for shape in ((7, 1), (5, 2), (9, 2))]

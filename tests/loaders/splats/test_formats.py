@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import FormatError, PenstockError, StorageError
+from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.loaders.splats.formats import READERS, open_splats, summary
 from penstock.loaders.splats.inria_ply import write_inria_ply
 from penstock.loaders.splats.model import SplatModel, check_model
+from penstock.loaders.splats.psplat_file import PsplatFile
 from penstock.loaders.splats.rotor_file import write_rotor_npz
 from penstock.loaders.splats.splat_format import SplatFormat, splat_format
 from penstock.loaders.splats.spz_writer import write_spz
@@ -27,6 +30,7 @@ from tests.loaders.splats import test_fourdgs_file as fourdgs
 from tests.loaders.splats import test_rotor_file as rotor
 from tests.loaders.splats import test_sog as sog
 from tests.loaders.splats import test_spacetime_ply as spacetime
+from tests.loaders.splats.encoded_builder import random_encoded
 from tests.loaders.splats.splat_builder import ply_bytes, random_model, write
 from tests.needs import needs
 
@@ -81,7 +85,11 @@ FILES: dict[str, tuple[SplatFormat, Maker, bool]] = {
 EXTRA: dict[str, tuple[SplatFormat, Maker, bool]] = {
     "spz 4": (SplatFormat.SPZ, written(spz_v4, False), False),
     "sog": (SplatFormat.SOG, lambda path: sog.zip_of(path, *sog.scene(1)), False),
-    "4dgs": (SplatFormat.FOURDGS, lambda path: fourdgs.scene(path, random_model(5, dynamic=True)), True),
+    "4dgs": (
+        SplatFormat.FOURDGS,
+        lambda path: fourdgs.scene(path, random_model(5, dynamic=True)),
+        True,
+    ),
     "checkpoint": (
         SplatFormat.ROTOR,
         lambda path: rotor.checkpoint(path, rotor.random_rotors(3)),
@@ -93,6 +101,11 @@ ALL = [
     *FILES,
     *(pytest.param(name, marks=needs(library)) for name, library in NEEDS.items()),
 ]
+
+
+def made_psplat(folder: Path) -> Path:
+    write_psplat(folder / "a.psplat", random_encoded(20, 1))
+    return folder / "a.psplat"
 
 
 def make(name: str, folder: Path) -> tuple[SplatFormat, Path, bool]:
@@ -121,6 +134,23 @@ def test_a_format_is_found_without_the_name(tmp_path: Path, name: str) -> None:
         assert (model.means >= np.array(low) - 1e-5).all()
         assert (model.means <= np.array(high) + 1e-5).all()
     assert json.loads(json.dumps(found.to_dict()))["count"] == model.count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+@pytest.mark.parametrize("name", ["psplat", "inria", "spz 3", "rotor npz"])
+def test_names_of_any_bytes(tmp_path: Path, name: str) -> None:
+    path = tmp_path / os.fsdecode(b"sc\xe9ne \xff.bin")
+    made = made_psplat(tmp_path) if name == "psplat" else make(name, tmp_path)[1]
+    made.rename(path)
+    assert open_splats(path).count == summary(path).count > 0
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FormatError) as error:
+        open_splats(path)
+    assert str(path) in str(error.value)
+    path.unlink()
+    with pytest.raises(StorageError) as missing:
+        PsplatFile.open(path)
+    assert str(path) in str(missing.value)
 
 
 def test_every_format_has_a_reader_and_a_summary() -> None:

@@ -47,6 +47,19 @@ def check_close(image: NDArray[np.float32], expected: NDArray[np.float64]) -> No
     assert off.mean() < 2e-4
 
 
+@pytest.mark.parametrize("degree", [0, 2, 3])
+def test_colours_that_overflow_stay_with_their_splat(kernels: str, degree: int) -> None:
+    """An infinite one would make NaN of every pixel beside it, where its weight is 0."""
+    model, camera = random_model(60, degree=degree, seed=1), camera_at(3.0)
+    signs = np.random.default_rng(0).choice([-3.4e38, 3.4e38], model.sh[:20].shape)
+    model.sh[:20] = signs
+    image = SplatRenderer(model, threads=1).render(camera).image
+    assert np.isfinite(image).all() and image.max() > 1e4
+    _native.kernels_select("scalar")
+    expected = SplatRenderer(model, threads=1).render(camera).image
+    assert (np.abs(image - expected) <= 1e-4 * np.maximum(expected, 1)).mean() >= SHARE
+
+
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 @pytest.mark.parametrize("distance", [3.0, 0.7])
 def test_still(kernels: str, degree: int, distance: float) -> None:
