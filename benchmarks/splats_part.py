@@ -39,13 +39,11 @@ class Job:
     threads: int
 
 
-def needs_data(job: Job, part: Part) -> bool:
-    """Whether the shared data is missing, which is said, and is a bar: no figures, no pass."""
-    if job.splats is not None:
-        return False
+def without_data(job: Job, part: Part) -> Part:
+    """The part of a run that has no shared data: it says so, and misses its bar unless quick."""
     part.lines.append("the shared data is not there: see --shared")
     part.bar(job.quick, "the shared data is not there, and with it what is measured of real scenes")
-    return True
+    return part
 
 
 def table(title: str, first: str, *columns: str) -> Table:

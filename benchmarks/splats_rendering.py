@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.splat_metrics import psnr
 from benchmarks.splats_baseline import TUNED, Baseline
-from benchmarks.splats_part import Job, Part, needs_data, table
+from benchmarks.splats_part import Job, Part, table, without_data
 from benchmarks.splats_synthetic import ball
 from penstock import _native
 from penstock.loaders.splats.formats import open_splats
@@ -36,8 +36,8 @@ Rows = list[dict[str, Any]]
 def rendering(job: Job) -> Part:
     """One picture of the biker: threads, instruction sets, the baseline, the reference."""
     part = Part()
-    if needs_data(job, part) and not job.quick:
-        return part
+    if job.splats is None and not job.quick:
+        return without_data(job, part)
     model = ball(20_000) if job.quick else _biker(job)
     middle, _ = extent(model)
     camera = look_at(
