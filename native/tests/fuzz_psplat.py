@@ -32,6 +32,7 @@ NUMBERS = [
 FLOATS = [0.0, -1.0, 1e-320, 1e-30, 1e9, 1e15, 1e300, float("nan"), float("inf"), -float("inf")]
 GROUP, CRC = 40, 140  # bytes of a group entry; where the head's checksum is
 FILES = 12
+ROOM = 128 << 20  # files of some kilobytes take 57 MiB of addresses, with all that is imported late
 
 
 def use_native(path: Path) -> None:
@@ -44,6 +45,13 @@ def use_native(path: Path) -> None:
     spec.loader.exec_module(module)
     sys.modules["penstock._native"] = module
     penstock._native = module
+
+
+def limit_memory() -> None:
+    """So that what takes too much raises MemoryError, which is a finding."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 class Fuzzer:
@@ -173,13 +181,13 @@ def main() -> int:
     args = parser.parse_args()
     if args.native is not None:
         use_native(args.native)
-    else:  # a file of some kilobytes has no right to more; the sanitizers reserve terabytes
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     from penstock import errors
 
     allowed = (errors.FormatError, errors.StorageError)
     np.seterr(all="ignore")
     fuzzer = Fuzzer(args.folder)
+    if args.native is None:  # the sanitizers reserve terabytes
+        limit_memory()
     outcomes: Counter[str] = Counter()
     findings: dict[str, dict[str, Any]] = {}
     for number in range(args.first, args.first + args.count):
