@@ -14,7 +14,7 @@ from penstock.cli.console import emit_json, percent, print_rich, say, size
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
 from penstock.cli.progress import reading, stages
-from penstock.cli.splat_options import File, check_footprint
+from penstock.cli.splat_options import File, Seconds, check_footprint
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def compress(
         ),
     ] = "exact",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of every choice by chance.")] = 0,
+    seconds: Seconds = None,
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -219,7 +220,7 @@ def compress(
     found = None if views is None else from_transforms(views)
     more = {"device": device.value, "footprint": footprint, "seed": seed, "threads": threads}
     with reading(wanted=not as_json):
-        model = open_splats(file)
+        model = open_splats(file, seconds)
     settings = stage_options.settings(model, **more)
     with stages(wanted=not as_json) as show:
         compressed = run(model, found, settings, show)

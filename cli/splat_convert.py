@@ -13,7 +13,7 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, say, size
 from penstock.cli.options import examples
 from penstock.cli.progress import reading
-from penstock.cli.splat_options import File
+from penstock.cli.splat_options import File, Seconds
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def convert(
         SpzVersion,
         typer.Option(help="Of .spz: 3 is packed by gzip, 4 by zstd: smaller, for newer programs."),
     ] = SpzVersion.GZIP,
+    seconds: Seconds = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -101,7 +102,7 @@ def convert(
     check_writable(out)
     before = stored_bytes(file)
     with reading(wanted=not as_json):
-        model = open_splats(file)
+        model = open_splats(file, seconds)
     if not (written.moves if model.dynamic else written.still):
         other = " or ".join(
             ending for ending, one in FORMATS.items() if (one.moves if model.dynamic else one.still)

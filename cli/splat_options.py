@@ -31,6 +31,14 @@ Memory = Annotated[
         "Without it: as much as they take.",
     ),
 ]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Length of a scene whose file does not say it: Spacetime Gaussians (without it: 1), "
+        "rotor splats (from 0 on; without it: as far as they reach).",
+    ),
+]
 Background = Annotated[
     str,
     typer.Option(metavar="COLOUR", help="black, white, grey, or as #e0e0e0."),

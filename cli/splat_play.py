@@ -15,8 +15,9 @@ from penstock.cli.console import emit_json, say
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
 from penstock.cli.progress import reading, stages
-from penstock.cli.splat_options import Drawing, File, Memory, Viewing
+from penstock.cli.splat_options import Drawing, File, Memory, Seconds, Viewing
 from penstock.cli.splat_timings import Timings
+from penstock.errors import UsageError
 
 if TYPE_CHECKING:
     from penstock.export.report import ProgressCallback
@@ -30,6 +31,7 @@ EXAMPLES = examples(
 )
 STILL_SECONDS = 4.0  # of a scene that does not move
 TURN_SECONDS = 8.0  # of one turn of the camera
+MOST_FRAMES = 10_000_000  # 92 hours at 30 frames a second
 COLOUR_TOLERANCE = 0.004  # radians, see SplatRenderer: under 1/255 in most colours
 
 
@@ -57,6 +59,7 @@ def play(
     viewing: Viewing,
     drawing: Drawing,
     memory: Memory = None,
+    seconds: Seconds = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -73,7 +76,7 @@ def play(
     picture = viewing.picture()
     lazy = {"colour_tolerance": COLOUR_TOLERANCE, **drawing.arguments()}
     with reading(wanted=not as_json):
-        stage = open_stage(file, memory=memory, picture=picture, **lazy)
+        stage = open_stage(file, memory=memory, picture=picture, seconds=seconds, **lazy)
     with stage:
         opened = time.perf_counter()
         screen = _screen(wanted=not (as_json or no_picture))
@@ -110,6 +113,11 @@ def _play(
     span = stage.end - stage.start if stage.dynamic else 0.0
     rate = fps or min(max(stage.fps, 1.0), 1000.0)
     frames = max(1, round((span or STILL_SECONDS) * rate)) * loops
+    if frames > MOST_FRAMES:
+        raise UsageError(
+            f"{span:g} s at {rate:g} frames a second, {loops} times, are {frames} frames, more "
+            f"than {MOST_FRAMES}; give a smaller --fps or --loops"
+        )
     turn_frames = max(1, round(TURN_SECONDS * rate))
     if orbit:
         cameras = viewing.over(stage, turn_frames, 360.0)

@@ -15,7 +15,7 @@ from penstock.cli.console import emit_json, say, size
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
 from penstock.cli.progress import reading, stages
-from penstock.cli.splat_options import Drawing, File, Memory, Viewing
+from penstock.cli.splat_options import Drawing, File, Memory, Seconds, Viewing
 from penstock.cli.splat_timings import Timings
 from penstock.errors import UsageError
 
@@ -83,6 +83,7 @@ def render(
     viewing: Viewing,
     drawing: Drawing,
     memory: Memory = None,
+    seconds: Seconds = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -114,7 +115,12 @@ def render(
     picture, beside = viewing.picture(), pixel_bytes(out, quality)
     with reading(wanted=not as_json):
         stage = open_stage(
-            file, memory=memory, picture=picture, pixel_bytes=beside, **drawing.arguments()
+            file,
+            memory=memory,
+            picture=picture,
+            pixel_bytes=beside,
+            seconds=seconds,
+            **drawing.arguments(),
         )
     with stage:
         film = plan_film(stage, out, orbit=orbit, frames=frames, fps=fps, time=time)

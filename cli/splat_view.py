@@ -11,7 +11,13 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, say
 from penstock.cli.options import examples
 from penstock.cli.progress import reading
-from penstock.cli.splat_options import Background, Footprint, check_footprint, parse_colour
+from penstock.cli.splat_options import (
+    Background,
+    Footprint,
+    Seconds,
+    check_footprint,
+    parse_colour,
+)
 
 EXAMPLES = examples(
     "penstock splat view scene.psplat",
@@ -30,6 +36,7 @@ def view(
     ] = False,
     background: Background = "black",
     footprint: Footprint = "exact",
+    seconds: Seconds = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -50,7 +57,7 @@ def view(
     colour, name = parse_colour(background), printable(scene_name(file))
     with reading(wanted=not as_json):
         server = ViewServer(
-            open_splats(file), name, port=port, background=colour, footprint=footprint
+            open_splats(file, seconds), name, port=port, background=colour, footprint=footprint
         )
     with server:
 

@@ -115,7 +115,7 @@ def of_spacetime_ply(path: Path) -> SplatSummary:
     ply = read_ply_header(path)
     found = spacetime_of_ply(ply)
     details = (
-        ("time", "a share of the clip, read as one second"),
+        ("time", "a share of the clip, read as one second without --seconds"),
         ("curves", f"read as lines, at most {found.distance:.3g} away while seen"),
         ("turning", f"left out, at most {found.degrees:.3g} degrees"),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import UsageError
-from penstock.loaders.splats.formats import open_splats
+from penstock.loaders.splats.formats import check_seconds, open_splats
 from penstock.loaders.splats.model import SplatModel
 from penstock.loaders.splats.splat_format import SplatFormat, splat_format
 from penstock.runtime.splats.camera import Camera, extent, orbit_around
@@ -122,6 +122,7 @@ def open_stage(
     memory: str | int | None = None,
     picture: tuple[int, int] = PLANNED,
     pixel_bytes: int = 0,
+    seconds: float | None = None,
     **drawing: Any,
 ) -> Stage:
     """A file of any format that `open_splats` reads.
@@ -130,18 +131,22 @@ def open_stage(
         memory: a budget, as '64MiB'; .psplat files keep it.
         picture: width and height that will be drawn, which the budget must allow.
         pixel_bytes: bytes a pixel for what is done with the pictures, as `images.pixel_bytes`.
+        seconds: that the scene takes, as `open_splats` takes it.
         drawing: threads, footprint, background, colour_tolerance, as SplatRenderer takes them.
 
     Raises:
-        UsageError: a budget for a file that is decoded whole.
+        UsageError: a budget for a file that is decoded whole, or seconds for one that has them.
         BudgetError: the budget is too small; it names the least that works.
         FormatError, StorageError, BackendMissingError: as `open_splats`.
     """
-    if splat_format(path) is SplatFormat.PSPLAT:
+    found = splat_format(path)
+    if seconds is not None:
+        check_seconds(path, found, seconds)
+    if found is SplatFormat.PSPLAT:
         return Stage(path, memory=memory, picture=picture, pixel_bytes=pixel_bytes, **drawing)
     if memory is not None:
         raise UsageError(
             f"{path}: only .psplat files are played under a memory budget; make one with: "
             "penstock splat compress FILE OUT.psplat"
         )
-    return Stage(open_splats(path), **drawing)
+    return Stage(open_splats(path, seconds), **drawing)

@@ -30,6 +30,8 @@ from penstock.runtime.splats.renderer import SplatRenderer
 from penstock.runtime.splats.view_server import ViewServer
 from tests.cli.conftest import COMMAND, Cli
 from tests.conftest import ROOT
+from tests.loaders.splats import test_spacetime_ply as spacetime
+from tests.loaders.splats.splat_builder import ply_bytes
 from tests.needs import needs
 from tests.runtime.splats.scenes import psnr, random_model
 
@@ -237,6 +239,29 @@ def test_every_frame_is_played(cli: Cli, files: dict[str, Path]) -> None:
     found = result.json
     assert (found["drawn"], found["dropped"], found["in_time"]) == (40, 0, False)
     assert found["frames_per_second"] > 0 and found["frame_ms"]["p50"] > 0
+
+
+def test_a_scene_plays_for_the_seconds_that_are_given(
+    cli: Cli, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Whose file says none."""
+    clip = tmp_path / "clip.ply"
+    clip.write_bytes(ply_bytes([("vertex", spacetime.COLUMNS, [spacetime.row(x=1)])]))
+    play = ["splat", "play", clip, *SMALL, "--fast", "--fps", "8", "--json"]
+    for seconds, frames in (([], 8), (["--seconds", "2"], 16)):
+        result = cli(*play, *seconds)
+        assert result.code == 0 and result.json["drawn"] == frames, result.err
+    result = cli("splat", "convert", clip, tmp_path / "a.ply", "--seconds", "2.5")
+    assert result.code == 0, result.err
+    assert cli("splat", "info", tmp_path / "a.ply", "--json").json["end"] == 2.5
+    for wrong, said in (("nan", "expected over 0"), ("1e12", "at most 1e+09")):
+        result = cli(*play[:-1], "--seconds", wrong)
+        assert result.code == 2 and said in result.err, result.err
+    result = cli(*play[:-1], "--seconds", "1e9")
+    assert result.code == 2 and "are 8000000000 frames" in result.err, result.err
+    for command, out in (("play", []), ("render", [tmp_path / "b.png"]), ("view", [])):
+        result = cli("splat", command, files["moving psplat"], *out, "--seconds", "2")
+        assert result.code == 2 and "can be given for" in result.err, result.err
 
 
 def test_in_time(cli: Cli, files: dict[str, Path]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.errors import FormatError, PenstockError, StorageError
+from penstock.errors import FormatError, PenstockError, StorageError, UsageError
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.loaders.splats.formats import READERS, open_splats, summary
 from penstock.loaders.splats.inria_ply import write_inria_ply
@@ -151,6 +151,25 @@ def test_names_of_any_bytes(tmp_path: Path, name: str) -> None:
     with pytest.raises(StorageError) as missing:
         PsplatFile.open(path)
     assert str(path) in str(missing.value)
+
+
+def test_a_scene_gets_the_length_that_its_file_does_not_say(tmp_path: Path) -> None:
+    path = make("spacetime", tmp_path)[1]
+    one, four = open_splats(path).motion, open_splats(path, 4.0).motion
+    assert one is not None and four is not None
+    assert (one.start, one.end, four.start, four.end) == (0, 1, 0, 4)
+    assert np.allclose(four.t_centers, 4 * one.t_centers)
+    path = make("rotor npz", tmp_path)[1]
+    as_it_is, three = open_splats(path).motion, open_splats(path, 3.0).motion
+    assert as_it_is is not None and three is not None
+    assert (three.start, three.end) == (0, 3) != (as_it_is.start, as_it_is.end)
+    assert np.array_equal(three.t_centers, as_it_is.t_centers)
+    for seconds in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(UsageError, match="expected over 0"):
+            open_splats(path, seconds)
+    for name in ("inria", "moving", "splat"):
+        with pytest.raises(UsageError, match=r"can be given for a Spacetime Gaussian PLY or rotor"):
+            open_splats(make(name, tmp_path)[1], 2.0)
 
 
 def test_every_format_has_a_reader_and_a_summary() -> None:
