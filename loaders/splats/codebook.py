@@ -126,11 +126,8 @@ class Codebook:
         rows = max(1, BLOCK // self.columns)
         for begin in range(0, self.size, rows):
             end = min(begin + rows, self.size)
-            if self.levels is None:
-                levels = np.arange(begin, end)[:, None]
-            else:
-                levels = self.levels[begin:end]
-            entries[begin:end] = self._of(levels)
+            levels: NDArray[np.integer] = np.arange(begin, end)[:, None]
+            entries[begin:end] = self._of(levels if self.levels is None else self.levels[begin:end])
         return entries
 
     def _of(self, levels: NDArray[np.integer]) -> NDArray[np.floating]:
@@ -141,7 +138,8 @@ class Codebook:
             numbers: NDArray[np.floating] = self.low + levels.astype(np.float64) * self.step
             return numbers
         assert self.numbers is not None
-        return self.numbers[levels]
+        found: Floats = self.numbers[levels]
+        return found
 
     def take(self, order: NDArray[np.integer]) -> Codebook:
         """The codebook of these entries, in this order."""

@@ -4,8 +4,8 @@ with SplatPlayer(Path("flame.psplat"), memory="64MiB") as player:
     frame = player.render(camera, time=1.5)
 
 What is counted: what the open file keeps, the segments that are ready to be drawn, the reading of
-one more, the rasteriser's room, two pictures (one that is drawn, one that the caller may still have),
-and what the caller says that it does with them. The interpreter and the libraries are not.
+one more, the rasteriser's room, two pictures (one that is drawn, one that the caller may still
+have), and what the caller says that it does with them. The interpreter and the libraries are not.
 """
 
 from __future__ import annotations
