@@ -3,7 +3,6 @@ Penstock's native core: direct reads, the neuron window, kernels and the decoder
 """
 
 from collections.abc import Sequence
-import os
 from typing import Annotated, Final
 
 import numpy
@@ -491,7 +490,7 @@ class DirectFile:
     A file opened for reads past the page cache; where those are refused, what was read is dropped from it.
     """
 
-    def __init__(self, path: str | os.PathLike, direct: bool = True) -> None:
+    def __init__(self, path: str | bytes, direct: bool = True) -> None:
         """
         path: a name with any bytes, as os.fsencode takes it. Raises StorageError.
         """

@@ -39,7 +39,8 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> read_range(const DirectFile & file,
 void bind_direct_file(nb::module_ & m) {
     nb::class_<DirectFile>(m, "DirectFile", "A file opened for reads past the page cache; where those are refused, what was read is dropped from it.")
         .def("__init__", [](DirectFile * self, const std::filesystem::path & path, bool direct) { new (self) DirectFile(path.native(), direct); },
-             "path"_a, "direct"_a = true, "path: a name with any bytes, as os.fsencode takes it. Raises StorageError.")
+             "path"_a, "direct"_a = true, nb::sig("def __init__(self, path: str | bytes, direct: bool = True) -> None"),
+             "path: a name with any bytes, as os.fsencode takes it. Raises StorageError.")
         .def("read", &read_range, "offset"_a, "bytes"_a, "A range of the file as a uint8 array. Raises StorageError.")
         .def_prop_ro("size", &DirectFile::size, "Bytes of the file.");
 }
