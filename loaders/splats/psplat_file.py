@@ -39,6 +39,7 @@ from penstock.loaders.splats.psplat_layout import (
     announced_bytes,
     parse_head,
 )
+from penstock.loaders.splats.psplat_limits import splat_nbytes
 from penstock.loaders.splats.psplat_sections import (
     Bytes,
     book_nbytes,
@@ -272,14 +273,13 @@ def _read_head(path: Path, file: _native.DirectFile) -> Head:
 
 
 def _info(path: Path, head: Head) -> PsplatInfo:
-    coefficients = (head.degree + 1) ** 2
-    floats = 3 + 3 + 4 + 1 + 3 * coefficients + (5 if head.dynamic else 0)
+    each = splat_nbytes(head.degree, head.dynamic)
     numbers = 12 + 2 * len(head.channels)  # cells and indices, as they come from the decoder
     nets = BLOCK_BYTES if head.nets_section.nbytes else 0  # their arrays in the blocks they decode
     segments = tuple(
         SegmentInfo(
             k, g.start, g.end, g.count, g.offset, g.nbytes,
-            decoded_nbytes=4 * floats * g.count,
+            decoded_nbytes=each * g.count,
             work_nbytes=g.nbytes + (2 * numbers + 80) * g.count + nets,
         )
         for k, g in enumerate(head.groups)
