@@ -71,7 +71,8 @@ def compress(
     """Compress a model.
 
     Args:
-        views: to train with and to score by; None or empty: the model's own pictures.
+        views: to train with and to score by; None or empty: the model's own pictures. Photos are
+            joined by those where `settings.own_views` is on.
         settings: None: the defaults of a scene that moves, or of one that does not.
         test_views: that quality is measured by; None: every seventh of the views, which is then
             not trained with.
@@ -88,6 +89,8 @@ def compress(
     train: Sequence[View] = views or own_views(model)
     test: Sequence[View]
     train, test = held_out(train) if not test_views else (train, test_views)
+    if settings.own_views and any(view.image is not None for view in train):
+        train = [*train, *own_views(model)]
     rasteriser = rasteriser_for(settings)
     run = _Run(model, train, test, rasteriser, settings, progress)
     if len(test) == len(train) and all(a is b for a, b in zip(train, test, strict=True)):

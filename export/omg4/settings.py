@@ -109,6 +109,8 @@ class CompressionSettings:
         books: sizes of the codebooks. finer: scalars' steps are divided by it.
         loss: "l1" or "l2" of refinement. ssim: weight of 1 - SSIM in it.
         batch: views of a step.
+        own_views: with photos, look at the model's own pictures from all around, too: what no photo
+            shows then stays as it was.
         rates: all learning rates are multiplied by it.
         footprint: as wide as pictures for scores, training and quality have them: "exact", or
             "omg4-sentinel", as the official checkpoints were trained; nothing of it is in the file.
@@ -144,6 +146,7 @@ class CompressionSettings:
     loss: str = "l2"
     ssim: float = 0.0
     batch: int = 2
+    own_views: bool = True
     rates: float = 3.0
     footprint: str = "exact"
     device: str = "cpu"
@@ -176,6 +179,7 @@ class CompressionSettings:
             ssim=0.2,
             rates=1.0,
             batch=4,
+            own_views=False,
         )
 
     @classmethod

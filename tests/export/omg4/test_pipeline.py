@@ -16,8 +16,9 @@ from penstock.export.omg4.drawing import draw_model
 from penstock.export.omg4.pipeline import Compressed, compress, plain_bytes
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.export.omg4.rasteriser import NativeRasteriser
-from penstock.export.omg4.report import ROTOR_BYTES, render
+from penstock.export.omg4.report import ROTOR_BYTES, mean_psnr, render
 from penstock.export.omg4.settings import CompressionSettings
+from penstock.export.omg4.views import Truth
 from penstock.export.report import Progress
 from penstock.loaders.splats.model import SplatModel, SplatMotion, check_model
 from penstock.loaders.splats.psplat_file import PsplatFile
@@ -25,7 +26,14 @@ from penstock.runtime.splats.camera import View
 from tests.export.omg4.scenes import cloud, views
 
 QUICK = CompressionSettings(
-    keep=0.5, merge_rounds=1, merge_steps=3, refine_steps=4, tune_steps=3, net_steps=20, threads=1
+    keep=0.5,
+    merge_rounds=1,
+    merge_steps=3,
+    refine_steps=4,
+    tune_steps=3,
+    net_steps=20,
+    own_views=False,
+    threads=1,
 )
 
 
@@ -94,6 +102,27 @@ def test_a_moving_scene_goes_through_every_stage(tmp_path: Path) -> None:
     for name in ("means", "opacities", "scales"):
         a, b = (np.sort(getattr(one, name).ravel()) for one in (again, found.model))
         assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_what_no_photo_shows_stays() -> None:
+    model = redundant(40)
+    ring = photos(model, 24)
+    front = [*ring[:3], *ring[-2:]]
+    behind = Truth(views(24)[11:14], model, NativeRasteriser(1))
+
+    def left(own: bool) -> float:
+        settings = QUICK.with_changes(
+            sampling=False, pruning=False, tune_steps=0, refine_steps=60, own_views=own
+        )
+        found = compress(model, front, settings, test_views=ring[:1])
+        assert found.report.views == len(front) + (192 if own else 0)
+        assert not found.report.own
+        decibels = mean_psnr(NativeRasteriser(1), found.model, behind)
+        assert decibels is not None
+        return decibels
+
+    a, b = left(True), left(False)
+    assert a > b + 1
 
 
 @pytest.mark.parametrize("switch", ["sampling", "pruning", "merging"])
