@@ -21,23 +21,11 @@
 #include "../core/aligned_buffer.h"
 #include "../core/error.h"
 #include "../core/weight_streamer.h"
+#include "checks.h"
 
 using namespace penstock;
 
 namespace {
-
-int failures = 0;
-long checks = 0;
-
-#define CHECK(condition, ...)                              \
-    do {                                                   \
-        ++checks;                                          \
-        if (!(condition) && ++failures <= 20) {            \
-            std::printf("FAILED %s: ", #condition);        \
-            std::printf(__VA_ARGS__);                      \
-            std::printf("\n");                             \
-        }                                                  \
-    } while (0)
 
 std::mt19937_64 rng(20240607);
 int below(int n) { return static_cast<int>(rng() % static_cast<uint64_t>(n)); }

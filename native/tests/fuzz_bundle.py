@@ -8,18 +8,14 @@ is FOLDER/current.gguf; after a crash it is the one that did it. Exit status 1: 
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
 import struct
 import sys
-import traceback
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzzing import run  # beside it
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,18 +25,6 @@ NUMBERS = [
     1 << 32, (1 << 62) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 4096,
 ]  # fmt: skip
 FLOATS = [0.0, -1.0, 1e-45, 1e38, -1e38, float("nan"), float("inf"), -float("inf")]
-
-
-def use_native(path: Path) -> None:
-    """Make this build the one that `penstock._native` names."""
-    import penstock
-
-    spec = importlib.util.spec_from_file_location("penstock._native", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules["penstock._native"] = module
-    penstock._native = module
 
 
 class Fuzzer:
@@ -236,45 +220,14 @@ class Fuzzer:
             engine.decode(0)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--native", type=Path)
-    args = parser.parse_args()
-    if args.native is not None:
-        use_native(args.native)
+def allowed() -> tuple[type[Exception], ...]:
     from penstock import errors
 
-    allowed = (
+    return (
         errors.FormatError, errors.UnsupportedModelError, errors.BudgetError, errors.UsageError,
         errors.StorageError,
     )  # fmt: skip
-    np.seterr(all="ignore")
-    fuzzer = Fuzzer(args.folder)
-    outcomes: Counter[str] = Counter()
-    findings: dict[str, dict[str, Any]] = {}
-    for number in range(args.first, args.first + args.count):
-        (args.folder / "number").write_text(str(number))
-        rng = np.random.default_rng(number)
-        content = fuzzer.mutate(rng)
-        if rng.random() < 0.5:
-            content = fuzzer.repair(content)
-        try:
-            fuzzer.attempt(content, rng)
-            outcomes["ran"] += 1
-        except allowed as error:
-            outcomes[type(error).__name__] += 1
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            name = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
-            found = findings.setdefault(name, {"count": 0, "first": number, "message": str(error)})
-            found["count"] += 1
-            outcomes["foreign exception"] += 1
-    print(json.dumps({"outcomes": dict(outcomes), "findings": findings}, indent=1))
-    return 1 if findings else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, Fuzzer, allowed, repaired=0.5))

@@ -12,23 +12,11 @@
 #include "../core/error.h"
 #include "../core/kernels.h"
 #include "../core/splat_renderer.h"
+#include "checks.h"
 
 using namespace penstock;
 
 namespace {
-
-int failures = 0;
-long checks = 0;
-
-#define CHECK(condition, ...)                              \
-    do {                                                   \
-        ++checks;                                          \
-        if (!(condition) && ++failures <= 20) {            \
-            std::printf("FAILED %s: ", #condition);        \
-            std::printf(__VA_ARGS__);                      \
-            std::printf("\n");                             \
-        }                                                  \
-    } while (0)
 
 std::mt19937_64 rng(20251126);
 float uniform(float low, float high) { return std::uniform_real_distribution<float>(low, high)(rng); }

@@ -12,23 +12,11 @@
 #include "../core/entropy_decoder.h"
 #include "../core/entropy_encoder.h"
 #include "../core/error.h"
+#include "checks.h"
 
 using namespace penstock;
 
 namespace {
-
-int failures = 0;
-long checks = 0;
-
-#define CHECK(condition, ...)                              \
-    do {                                                   \
-        ++checks;                                          \
-        if (!(condition) && ++failures <= 20) {            \
-            std::printf("FAILED %s: ", #condition);        \
-            std::printf(__VA_ARGS__);                      \
-            std::printf("\n");                             \
-        }                                                  \
-    } while (0)
 
 std::mt19937_64 rng(20261126);
 uint32_t below(uint32_t n) { return static_cast<uint32_t>(rng() % n); }
@@ -400,6 +388,5 @@ int main() {
     test_sheets();
     test_refusals();
     test_lies();
-    std::printf("%ld checks, %d failed\n", checks, failures);
-    return failures == 0 ? 0 : 1;
+    return report_checks();
 }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../core/kernels.h"
+#include "checks.h"
 
 using namespace penstock;
 
@@ -35,19 +36,6 @@ using CompilerHalf = _Float16;
 constexpr double kTolerance = 2e-6;
 constexpr double kToleranceScalar = 1e-5;
 constexpr double kToleranceAbsolute = 1e-36;  // products of tiny numbers may underflow
-
-int failures = 0;
-long checks = 0;
-
-#define CHECK(condition, ...)                              \
-    do {                                                   \
-        ++checks;                                          \
-        if (!(condition) && ++failures <= 20) {            \
-            std::printf("FAILED %s: ", #condition);        \
-            std::printf(__VA_ARGS__);                      \
-            std::printf("\n");                             \
-        }                                                  \
-    } while (0)
 
 std::mt19937_64 rng(20240607);
 uint32_t random_bits() { return static_cast<uint32_t>(rng() >> 32); }
@@ -361,6 +349,5 @@ int main() {
     }
     CHECK(!kernels_select("no such set"), "an unknown set was selected");
     CHECK(kernels_select("auto"), "no set can be selected");
-    std::printf("%ld checks, %d failed\n", checks, failures);
-    return failures == 0 ? 0 : 1;
+    return report_checks();
 }

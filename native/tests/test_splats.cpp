@@ -382,6 +382,5 @@ int main() {
         test_gradient(set, few, camera_of(61, 47, 0.3f), options_at(0.7f));
         std::printf("%-7s tested\n", set);
     }
-    std::printf("%ld checks, %d failed\n", checks, failures);
-    return failures == 0 ? 0 : 1;
+    return report_checks();
 }

@@ -355,6 +355,5 @@ int main(int argc, char ** argv) {
     test_window_too_small();
     test_arguments();
     for (RingMemory memory : {RingMemory::aliases, RingMemory::fresh, RingMemory::huge}) test_ring(memory);
-    std::printf("%ld checks, %d failed\n", checks, failures);
-    return failures == 0 ? 0 : 1;
+    return report_checks();
 }

@@ -22,10 +22,21 @@ BUILD = ROOT / "build" / "sanitized"
 COUNT = int(os.environ.get("PENSTOCK_FUZZ", "1000"))
 
 
-def fuzz(folder: Path, count: int, *args: str, env: dict[str, str] | None = None) -> dict[str, int]:
-    """Run it; what happened, by outcome. Fails with what was found, or how the child died."""
+def fuzz(
+    folder: Path,
+    count: int,
+    *args: str,
+    env: dict[str, str] | None = None,
+    script: Path = SCRIPT,
+    least_ran: float = 1 / 20,
+) -> None:
+    """Run it. Fails with what was found, or how the child died.
+
+    Args:
+        least_ran: more than this share of the files must be taken.
+    """
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), "--count", str(count), *args],
+        [sys.executable, str(script), str(folder), "--count", str(count), *args],
         env={**os.environ, "XDG_CACHE_HOME": str(folder), **(env or {})},
         capture_output=True,
         text=True,
@@ -38,8 +49,7 @@ def fuzz(folder: Path, count: int, *args: str, env: dict[str, str] | None = None
     outcomes: dict[str, int] = json.loads(done.stdout)["outcomes"]
     assert sum(outcomes.values()) == count
     # The mutations are no use if all are found by a checksum, or if none does harm.
-    assert outcomes["ran"] > count / 20 and outcomes["FormatError"] > count / 3
-    return outcomes
+    assert outcomes["ran"] > count * least_ran and outcomes["FormatError"] > count / 3
 
 
 def memory_folder(fallback: Path) -> Path:
@@ -85,8 +95,10 @@ def runtime_library(name: str) -> str:
     return path
 
 
-@pytest.mark.slow
-def test_no_mutation_upsets_the_sanitizers(tmp_path: Path) -> None:
+def fuzz_sanitized(
+    fallback: Path, count: int, script: Path = SCRIPT, least_ran: float = 1 / 20
+) -> None:
+    """The same with the module under the sanitizers; skips where it cannot be built."""
     libraries = [runtime_library("libasan.so"), runtime_library("libubsan.so")]
     module = build_sanitized()
     env = {
@@ -94,11 +106,17 @@ def test_no_mutation_upsets_the_sanitizers(tmp_path: Path) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
         "PYTHONMALLOC": "malloc",
     }
-    folder = memory_folder(tmp_path)
+    folder = memory_folder(fallback)
+    native = ["--first", "200000", "--native", str(module)]
     try:
-        fuzz(folder, COUNT, "--first", "200000", "--native", str(module), env=env)
+        fuzz(folder, count, *native, env=env, script=script, least_ran=least_ran)
     finally:
-        for name in ("current.gguf", "number"):
-            (folder / name).unlink(missing_ok=True)
-        if folder != tmp_path:
+        for left in (*folder.glob("current.*"), folder / "number"):
+            left.unlink(missing_ok=True)
+        if folder != fallback:
             folder.rmdir()
+
+
+@pytest.mark.slow
+def test_no_mutation_upsets_the_sanitizers(tmp_path: Path) -> None:
+    fuzz_sanitized(tmp_path, COUNT)
