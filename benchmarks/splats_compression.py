@@ -19,7 +19,7 @@ from benchmarks.splats_controls import controls
 from benchmarks.splats_part import Job, Part, table
 from benchmarks.splats_peers import fourdgs_file, half_zstd
 from penstock.export.omg4.pipeline import Compressed, compress
-from penstock.export.omg4.psplat_writer import write_psplat
+from penstock.export.omg4.psplat_writer import write_content
 from penstock.export.omg4.report import ROTOR_BYTES
 from penstock.export.omg4.settings import CompressionSettings
 from penstock.loaders.partial_file import partial_file
@@ -118,7 +118,7 @@ def compression(job: Job) -> Part:
     made = compress(scene.model, scene.views, settings)
     seconds = perf_counter() - begin
     out = job.work / "splats" / "fitted.psplat"
-    write_psplat(out, made.encoded)
+    write_content(out, made.file)
     nbytes, small = out.stat().st_size, open_splats(out)
 
     truth = [shot.pixels.astype(np.float32) / np.float32(255) for shot in scene.test]

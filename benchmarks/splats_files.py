@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from benchmarks.splats_part import Job, Part, table
 from benchmarks.splats_synthetic import ball
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.export.omg4.static_quantization import quantize_splats
+from penstock.loaders.file_mapping import forget_cached
 from penstock.loaders.splats.formats import open_splats
 from penstock.loaders.splats.model import SplatModel, select
 from penstock.loaders.splats.psplat_file import PsplatFile
@@ -140,8 +140,7 @@ def _child(warm: Path, path: Path, budget: int, cap: int | None) -> dict[str, An
     budget 0: nothing is played but a few splats; -1: no budget. `peak` is the most that its group
     held, caches of files included; where nothing counts that, the most that was resident.
     """
-    with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    forget_cached(path)
     argv = [sys.executable, str(CHILD), str(warm), str(path), str(budget), str(WIDTH), str(HEIGHT)]
     with Cage(cap) as cage:
         done = cage.run(argv)

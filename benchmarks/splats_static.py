@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.splat_metrics import BEST, psnr
 from benchmarks.splats_part import Job, Part, table, without_data
 from penstock.export.omg4.pipeline import compress
-from penstock.export.omg4.psplat_writer import write_psplat
+from penstock.export.omg4.psplat_writer import write_content
 from penstock.export.omg4.settings import CompressionSettings
 from penstock.loaders.splats.formats import open_splats, summary
 from penstock.loaders.splats.model import SplatModel, named_arrays
@@ -152,7 +152,7 @@ def _through(
 ) -> tuple[SplatModel, int]:
     """What a reader makes of the file that a compression writes, and its bytes."""
     made = compress(model, None, settings.with_changes(threads=threads))
-    write_psplat(out, made.encoded)
+    write_content(out, made.file)
     return open_splats(out), out.stat().st_size
 
 

@@ -204,7 +204,7 @@ def compress(
     and PSNR after each stage, on views that nothing was trained with. Runs on the CPU.
     """
     from penstock.export.omg4.pipeline import compress as run
-    from penstock.export.omg4.psplat_writer import write_psplat
+    from penstock.export.omg4.psplat_writer import write_content
     from penstock.export.omg4.report import render
     from penstock.loaders.partial_file import check_writable
     from penstock.loaders.splats.formats import open_splats, stored_bytes
@@ -224,7 +224,7 @@ def compress(
     settings = stage_options.settings(model, **more)
     with stages(wanted=not as_json) as show:
         compressed = run(model, found, settings, show)
-        write_psplat(out, compressed.encoded)
+        write_content(out, compressed.file)
     nbytes, before = out.stat().st_size, stored_bytes(file)
     if as_json:
         sizes = {"bytes": nbytes, "file_bytes": before}

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,7 +113,7 @@ class Viewing:
     def picture(self) -> tuple[int, int]:
         """Width and height. Raises as `over`."""
         if self.cameras is not None:
-            camera = self._of_file(self.cameras)
+            camera = self._of_file
             return camera.width, camera.height
         return self.width or WIDTH, self.height or HEIGHT
 
@@ -126,7 +127,7 @@ class Viewing:
         if self.cameras is not None:
             if turn_degrees:
                 raise UsageError("choose --orbit or --cameras, not both")
-            return [self._of_file(self.cameras)] * frames
+            return [self._of_file] * frames
         width, height = self.picture()
         return stage.orbit(
             frames,
@@ -139,9 +140,12 @@ class Viewing:
             turn_degrees=turn_degrees,
         )
 
-    def _of_file(self, path: Path) -> Camera:
+    @cached_property
+    def _of_file(self) -> Camera:
         from penstock.runtime.splats.camera import from_transforms
 
+        path = self.cameras
+        assert path is not None
         found = from_transforms(path)
         if self.camera >= len(found):
             raise UsageError(

@@ -100,7 +100,6 @@ def render(
     from penstock.loaders.partial_file import check_writable
     from penstock.runtime.splats.images import (
         check_name,
-        check_pictures,
         open_pictures,
         pixel_bytes,
         to_pixels,
@@ -127,7 +126,6 @@ def render(
         cameras = viewing.over(stage, len(film.times), film.turn)
         shape = {"width": cameras[0].width, "height": cameras[0].height}
         count = len(film.times)
-        check_pictures(out, frames=count, fps=film.fps, **shape)
         opened = perf_counter()
         timings = Timings()
         with (

@@ -12,22 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.export.omg4.adam import Adam
-from penstock.export.omg4.drawing import Drawing, ModelGradients
-from penstock.export.omg4.losses import loss
+from penstock.export.omg4.drawing import ModelGradients
 from penstock.export.omg4.rasteriser import Rasteriser
-from penstock.export.omg4.refinement import batches, better_of, decay
+from penstock.export.omg4.refinement import batches, better_of, decay, gradients_of
 from penstock.export.omg4.settings import CompressionSettings
 from penstock.export.omg4.shape_gradients import shape_gradients
 from penstock.export.omg4.views import Truth
 from penstock.export.report import Progress, ProgressCallback
 from penstock.loaders.splats.codebook import Codebook, Map
-from penstock.loaders.splats.encoded import (
-    MOST_LN_SCALE,
-    OPPONENT,
-    EncodedSplats,
-    SubVector,
-    decode_splats,
-)
+from penstock.loaders.splats.decoding import MOST_LN_SCALE, decode_splats
+from penstock.loaders.splats.encoded import OPPONENT, EncodedSplats, SubVector
 from penstock.loaders.splats.model import Floats, SplatModel
 
 RATES = {"opacity": 1e-3, "opponent": 1e-3, "rest": 2e-4, "scale": 1e-3}
@@ -57,13 +51,9 @@ def tune_codebooks(
     for step, chosen in enumerate(batches(len(truth), settings.batch, steps, settings.seed)):
         current = books.model()
         totals = [np.zeros_like(values) for values in books.values.values()]
-        for number in chosen:
-            view = truth.views[number]
-            wanted = truth.picture(number)
-            drawing = Drawing(rasteriser, current, view.camera, view.time)
-            _, by_image = loss(drawing.image, wanted, kind=settings.loss, ssim=settings.ssim)
-            found = books.gradients(current, drawing.gradients(by_image))
-            for total, gradient in zip(totals, found, strict=True):
+        for found in gradients_of(current, chosen, truth, rasteriser, settings):
+            by_books = books.gradients(current, found)
+            for total, gradient in zip(totals, by_books, strict=True):
                 total += gradient
         for optimizer, total in zip(optimizers, totals, strict=True):
             rows = np.flatnonzero(total.any(axis=1))
@@ -72,8 +62,7 @@ def tune_codebooks(
             progress(Progress("codebooks", step + 1, steps, "steps"))
     tuned = books.encoded()
     after = decode_splats(tuned)
-    before = decode_splats(encoded)
-    return tuned if better_of(before, after, truth, rasteriser, settings) is after else encoded
+    return tuned if better_of(books.start, after, truth, rasteriser, settings) is after else encoded
 
 
 class Books:
@@ -81,11 +70,12 @@ class Books:
 
     Attributes:
         values: number of the sub-vector in `encoded.parts` -> [K, d].
+        start: the model before anything was changed.
     """
 
     def __init__(self, encoded: EncodedSplats) -> None:
         self._encoded = encoded
-        self._start = decode_splats(encoded)
+        self.start = decode_splats(encoded)
         fixed = {part.attribute for part in encoded.parts if not _can_be_tuned(part)}
         self.values: dict[int, Floats] = {
             number: part.codebook.entries.copy()
@@ -95,7 +85,7 @@ class Books:
 
     def model(self) -> SplatModel:
         """As the codebooks are now."""
-        model = self._start
+        model = self.start
         sh = model.sh.copy()
         opponent, rest = self._columns("opponent"), self._columns("rest")
         if opponent is not None:

@@ -91,10 +91,9 @@ class Drawing:
         """Of a loss whose gradient by the picture is [h, w, 3]. Before the rasteriser draws
         another picture."""
         found: Gradients = self._rasteriser.backward(by_image)
-        by_colour = found.colour.T * (self._colour > 0)  # [m, 3]
         return ModelGradients(
             self.active,
-            self._basis[:, :, None] * by_colour[:, None, :],
+            by_harmonics(found.colour.T, self._colour, self._basis),
             found.opacity,
             np.ascontiguousarray(found.mean.T),
             np.ascontiguousarray(found.covariance.T),
@@ -133,6 +132,17 @@ def colours(sh: Floats, means: Floats, eye: NDArray[np.float64]) -> tuple[Floats
     functions = np.ascontiguousarray(basis(seen, degree), np.float32)
     found = (functions[:, None, :] @ sh)[:, 0] + np.float32(0.5)
     return np.maximum(found, np.float32(0)), functions
+
+
+def by_harmonics(by_colour: Floats, colour: Floats, functions: Floats) -> Floats:
+    """The gradient of a loss by harmonics [n, k, 3], given that by the colours [n, 3].
+
+    Args:
+        colour, functions: as `colours` gives them: nothing flows through a colour that was cut off.
+    """
+    flows = by_colour * (colour > 0)
+    result: Floats = functions[:, :, None] * flows[:, None, :]
+    return result
 
 
 def _columns(rows: Floats) -> Floats:

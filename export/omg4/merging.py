@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.export.omg4.adam import Adam
-from penstock.export.omg4.drawing import Drawing, ModelGradients
+from penstock.export.omg4.drawing import ModelGradients
 from penstock.export.omg4.groups import Doubles, Groups, Indices, find_groups
-from penstock.export.omg4.losses import loss
 from penstock.export.omg4.moments import masses, merge_moments
 from penstock.export.omg4.rasteriser import Rasteriser
-from penstock.export.omg4.refinement import batches, better_of
+from penstock.export.omg4.refinement import batches, better_of, gradients_of
 from penstock.export.omg4.settings import CompressionSettings
 from penstock.export.omg4.views import Truth
 from penstock.export.report import Progress, ProgressCallback
@@ -61,12 +60,8 @@ def merge(
     ):
         total = np.zeros_like(merging.logits)
         current = merging.model()
-        for view_number in chosen:
-            view = truth.views[view_number]
-            wanted = truth.picture(view_number)
-            drawing = Drawing(rasteriser, current, view.camera, view.time)
-            _, by_image = loss(drawing.image, wanted, kind=settings.loss, ssim=settings.ssim)
-            total += merging.by_logits(current, drawing.gradients(by_image))
+        for found in gradients_of(current, chosen, truth, rasteriser, settings):
+            total += merging.by_logits(current, found)
         rows = np.flatnonzero(total.any(axis=1))
         optimizer.step(rows, total[rows])
         if progress is not None:

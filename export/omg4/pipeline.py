@@ -25,7 +25,7 @@ from penstock.export.omg4.appearance import fit_appearance
 from penstock.export.omg4.codebook_tuning import tune_codebooks
 from penstock.export.omg4.merging import merge
 from penstock.export.omg4.pruning import keep_drawable, keep_high
-from penstock.export.omg4.psplat_writer import PsplatSizes, psplat_size
+from penstock.export.omg4.psplat_writer import PsplatContent, PsplatSizes, psplat_content
 from penstock.export.omg4.quantization import encode_model
 from penstock.export.omg4.rasteriser import Rasteriser, rasteriser_for
 from penstock.export.omg4.refinement import refine_against
@@ -36,7 +36,8 @@ from penstock.export.omg4.settings import CompressionSettings
 from penstock.export.omg4.static_quantization import Precision, exact_splats, quantize_splats
 from penstock.export.omg4.views import Truth, held_out, own_views, without_image
 from penstock.export.report import Progress, ProgressCallback
-from penstock.loaders.splats.encoded import EncodedSplats, Net, decode_splats
+from penstock.loaders.splats.decoding import decode_splats
+from penstock.loaders.splats.encoded import EncodedSplats, Net
 from penstock.loaders.splats.model import SplatModel, check_model, select
 
 if TYPE_CHECKING:
@@ -51,11 +52,13 @@ class Compressed:
     """What became of a model.
 
     Attributes:
-        encoded: for `psplat_writer.write_psplat`, with `entropy` as in the settings.
+        encoded: the splats as whole numbers.
+        file: for `psplat_writer.write_content`.
         model: what a reader makes of that.
     """
 
     encoded: EncodedSplats
+    file: PsplatContent
     model: SplatModel
     report: CompressionReport
 
@@ -120,6 +123,7 @@ class _Run:
         self.test = Truth(test, model, rasteriser)
         few = np.unique(np.linspace(0, len(test) - 1, CHECKED).astype(np.intp)).tolist()
         self._few = Truth([test[k] for k in few], model, rasteriser)
+        self._measured: tuple[SplatModel | None, float | None] = None, None
         self._stages: list[StageReport] = []
         self._notes: list[str] = []
         self._clock = perf_counter()
@@ -187,11 +191,13 @@ class _Run:
         decoded = decode_splats(encoded)
         self.model = decoded
         self._done("quantization", plain_bytes(encoded))
-        sizes = psplat_size(encoded, entropy=self.settings.entropy)
+        file = psplat_content(encoded, entropy=self.settings.entropy)
+        sizes = file.sizes
         self._done("coding", sizes.total)
         source = self.source
         return Compressed(
             encoded,
+            file,
             decoded,
             CompressionReport(
                 source_splats=source.count,
@@ -276,7 +282,10 @@ class _Run:
         now = perf_counter()
         seconds, self._clock = now - self._clock, now
         size = self.model.nbytes if nbytes is None else nbytes
-        decibels = mean_psnr(self.rasteriser, self.model, self._few)
+        measured, decibels = self._measured
+        if measured is not self.model:
+            decibels = mean_psnr(self.rasteriser, self.model, self._few)
+            self._measured = self.model, decibels
         self._stages.append(StageReport(stage, self.model.count, size, decibels, seconds))
         self._clock = perf_counter()  # measuring is no part of the next stage
         if self.progress is not None:

@@ -16,13 +16,13 @@ from penstock import _native
 from penstock.export.omg4.book_order import ArrangedBook, arrange, level_coding
 from penstock.export.omg4.time_groups import time_groups, visible_spans
 from penstock.loaders.splats.codebook import Codebook
+from penstock.loaders.splats.decoding import time_columns
 from penstock.loaders.splats.encoded import (
     ATTRIBUTES,
     EncodedSplats,
     SubVector,
     check_encoded,
     first_columns,
-    time_columns,
 )
 from penstock.quant.entropy import (
     DIGITS,
@@ -134,10 +134,9 @@ def plan_psplat(encoded: EncodedSplats, least_group: int, *, entropy: bool = Tru
 
 
 def _planned_book(book: Codebook, entropy: bool) -> PlannedBook:
-    coding = level_coding(book)
-    if coding is not None and not entropy:
-        coding = uncoded(book.level_count)
-    return PlannedBook(book, coding)
+    if book.levels is None:
+        return PlannedBook(book, None)
+    return PlannedBook(book, level_coding(book) if entropy else uncoded(book.level_count))
 
 
 def _with_useful_digits(encoded: EncodedSplats) -> EncodedSplats:

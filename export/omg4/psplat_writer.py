@@ -78,6 +78,15 @@ class PsplatSizes:
         return {**vars(self), "parts": dict(self.parts), "bytes_a_splat": self.bytes_a_splat}
 
 
+@dataclass(frozen=True)
+class PsplatContent:
+    """A file's head, its other sections with their offsets, and what is where."""
+
+    head: Head
+    sections: tuple[tuple[int, bytes], ...]
+    sizes: PsplatSizes
+
+
 def write_psplat(
     path: str | Path,
     encoded: EncodedSplats,
@@ -100,34 +109,43 @@ def write_psplat(
         UsageError: the splats are not such as a file could hold, or an argument is out of range.
         StorageError: the file cannot be written.
     """
-    out = Path(path)
-    head, sections, sizes = _build(encoded, least_group, alignment, progress, entropy)
-    with partial_file(out) as (handle, temporary):
-        handle.write(pack_head(head))
-        for offset, data in sections:
+    made = psplat_content(encoded, least_group, alignment, progress, entropy=entropy)
+    return write_content(path, made)
+
+
+def write_content(path: str | Path, made: PsplatContent) -> PsplatSizes:
+    """Write what `psplat_content` made.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    with partial_file(Path(path)) as (handle, temporary):
+        handle.write(pack_head(made.head))
+        for offset, data in made.sections:
             handle.write(bytes(offset - handle.tell()))
             handle.write(data)
         handle.flush()
         with PsplatFile.open(temporary) as file:
             file.read_codebooks()  # the reader takes it
-    return sizes
+    return made.sizes
 
 
 def psplat_size(
     encoded: EncodedSplats, least_group: int = LEAST_GROUP, *, entropy: bool = True
 ) -> PsplatSizes:
     """What a file would be, without writing it. Raises as `write_psplat`."""
-    return _build(encoded, least_group, None, None, entropy)[2]
+    return psplat_content(encoded, least_group, entropy=entropy).sizes
 
 
-def _build(
+def psplat_content(
     encoded: EncodedSplats,
-    least_group: int,
-    alignment: int | None,
-    progress: ProgressCallback | None,
-    entropy: bool,
-) -> tuple[Head, list[tuple[int, bytes]], PsplatSizes]:
-    """(the head, the other sections with their offsets, what is where)."""
+    least_group: int = LEAST_GROUP,
+    alignment: int | None = None,
+    progress: ProgressCallback | None = None,
+    *,
+    entropy: bool = True,
+) -> PsplatContent:
+    """Plan and code a file. The arguments are those of `write_psplat`, which raises the same."""
     if alignment is not None and not 0 <= alignment <= 16:
         raise UsageError(f"alignment {alignment}; expected 0 to 16, of 2^alignment bytes")
     plan = plan_psplat(encoded, least_group, entropy=entropy)
@@ -173,7 +191,7 @@ def _build(
         at, plan.splats.count, len(groups), own, len(books), len(nets), bits[0] / 8, parts,
         at - told, plan.splats.fixed_bits,
     )  # fmt: skip
-    return head, [section for section in sections if section[1]], sizes
+    return PsplatContent(head, tuple(section for section in sections if section[1]), sizes)
 
 
 def _head(plan: Plan) -> Head:

@@ -19,13 +19,8 @@ from numpy.typing import NDArray
 
 from penstock.export.omg4.settings import BookSizes
 from penstock.loaders.splats.codebook import Codebook
-from penstock.loaders.splats.encoded import (
-    MOST_LN_SIGMA,
-    OPPONENT,
-    EncodedSplats,
-    SubVector,
-    scalar_sub_vector,
-)
+from penstock.loaders.splats.decoding import MOST_LN_SIGMA
+from penstock.loaders.splats.encoded import OPPONENT, EncodedSplats, SubVector, scalar_sub_vector
 from penstock.loaders.splats.model import Floats, SplatModel, SplatMotion
 from penstock.loaders.splats.quaternions import Doubles, from_matrices, matrices, multiply
 from penstock.quant.lattice import Lattice, digits_by_size

@@ -18,14 +18,13 @@ from penstock import _native
 from penstock.errors import UsageError
 from penstock.export.omg4.settings import CompressionSettings
 from penstock.loaders.cores import compute_threads
-from penstock.loaders.splats.model import WEIGHT_CUTOFF
+from penstock.loaders.splats.model import LOW_PASS, WEIGHT_CUTOFF
 
 if TYPE_CHECKING:
     from penstock.runtime.splats.camera import Camera
 
 Floats = NDArray[np.float32]
 
-LOW_PASS = 0.3  # pixels squared, added to each footprint
 MOST_PAIRS = 1 << 24  # of a splat and a tile in memory at a time
 LEAST_OPACITY = 1e-30  # has a logarithm
 

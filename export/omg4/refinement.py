@@ -88,13 +88,7 @@ def refine_against(
         current = parameters.model()
         totals = {name: np.zeros_like(values) for name, values in parameters.arrays.items()}
         seen = []
-        for number in chosen:
-            view = truth.views[number]
-            # First the truth: the rasteriser may draw that, too, and knows its last picture only.
-            wanted = truth.picture(number)
-            drawing = Drawing(rasteriser, current, view.camera, view.time)
-            _, by_image = loss(drawing.image, wanted, kind=settings.loss, ssim=settings.ssim)
-            found = drawing.gradients(by_image)
+        for found in gradients_of(current, chosen, truth, rasteriser, settings):
             seen.append(found.active)
             for name, gradient in parameters.raw_gradients(current, found).items():
                 totals[name][found.active] += gradient
@@ -106,6 +100,23 @@ def refine_against(
         if progress is not None:
             progress(Progress(stage, step + 1, steps, "steps"))
     return better_of(model, parameters.model(), truth, rasteriser, settings)
+
+
+def gradients_of(
+    model: SplatModel,
+    chosen: Sequence[int],
+    truth: Truth,
+    rasteriser: Rasteriser,
+    settings: CompressionSettings,
+) -> Iterator[ModelGradients]:
+    """Of the loss of each of the chosen views, by the model's splats."""
+    for number in chosen:
+        view = truth.views[number]
+        # First the truth: the rasteriser may draw that, too, and knows its last picture only.
+        wanted = truth.picture(number)
+        drawing = Drawing(rasteriser, model, view.camera, view.time)
+        _, by_image = loss(drawing.image, wanted, kind=settings.loss, ssim=settings.ssim)
+        yield drawing.gradients(by_image)
 
 
 class Parameters:

@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 
 from penstock.export.omg4.quantization import canonical_shapes
 from penstock.loaders.splats.codebook import Codebook
-from penstock.loaders.splats.encoded import (
-    OPPONENT,
-    EncodedSplats,
-    SubVector,
-    scalar_sub_vector,
-)
+from penstock.loaders.splats.encoded import OPPONENT, EncodedSplats, SubVector, scalar_sub_vector
 from penstock.loaders.splats.model import Floats, SplatModel, SplatMotion
 from penstock.loaders.splats.quaternions import keep_smallest, multiply
 from penstock.quant.lattice import Lattice, digits_by_size

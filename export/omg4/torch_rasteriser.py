@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import BackendMissingError, UsageError
-from penstock.export.omg4.rasteriser import LOW_PASS, Gradients, Scene
-from penstock.loaders.splats.model import WEIGHT_CUTOFF
+from penstock.export.omg4.rasteriser import Gradients, Scene
+from penstock.loaders.splats.model import LOW_PASS, WEIGHT_CUTOFF
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from penstock.errors import FormatError
 from penstock.loaders.splats.activations import colour_to_sh, exponential, from_channel_major
 from penstock.loaders.splats.inria_ply import rest_columns
-from penstock.loaders.splats.model import SplatModel, check_model
+from penstock.loaders.splats.model import SplatModel, check_model, unfilled_model
 from penstock.loaders.splats.ply_file import PlyElement, PlyFile, read_ply_header
 from penstock.loaders.splats.quaternions import expand_smallest
 
@@ -58,13 +58,7 @@ def model_of_compressed_ply(ply: PlyFile) -> SplatModel:
     groups = [POSITIONS, SCALES, *([COLOURS] if chunk.has(COLOURS[0]) else [])]
     bounds = ply.read_groups(chunk, groups)
     n = vertex.count
-    model = SplatModel(
-        means=np.empty((n, 3), np.float32),
-        scales=np.empty((n, 3), np.float32),
-        rotations=np.empty((n, 4), np.float32),
-        opacities=np.empty(n, np.float32),
-        sh=np.empty((n, 1, 3), np.float32),
-    )
+    model = unfilled_model(n, 0)
     for begin, rows in ply.blocks(vertex, SPLATS):
         part = slice(begin, begin + len(rows))
         chunks = (begin + np.arange(len(rows))) // CHUNK

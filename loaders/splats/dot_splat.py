@@ -13,7 +13,13 @@ import numpy as np
 from penstock.errors import FormatError
 from penstock.loaders.splats.activations import colour_to_sh
 from penstock.loaders.splats.file_access import open_file, take
-from penstock.loaders.splats.model import MAX_SPLATS, SplatModel, check_model, unit_rotations
+from penstock.loaders.splats.model import (
+    MAX_SPLATS,
+    SplatModel,
+    check_model,
+    unfilled_model,
+    unit_rotations,
+)
 
 RECORD = np.dtype(
     [("mean", "<f4", 3), ("scale", "<f4", 3), ("colour", "u1", 4), ("rotation", "u1", 4)]
@@ -46,13 +52,7 @@ def read_dot_splat(path: Path) -> SplatModel:
         StorageError: it cannot be read.
     """
     count = count_dot_splat(path)
-    model = SplatModel(
-        means=np.empty((count, 3), np.float32),
-        scales=np.empty((count, 3), np.float32),
-        rotations=np.empty((count, 4), np.float32),
-        opacities=np.empty(count, np.float32),
-        sh=np.empty((count, 1, 3), np.float32),
-    )
+    model = unfilled_model(count, 0)
     with open_file(path) as (handle, size):
         for begin in range(0, count, BLOCK):
             part = slice(begin, min(begin + BLOCK, count))

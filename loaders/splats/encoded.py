@@ -1,6 +1,6 @@
 """Splats as whole numbers: cells of a lattice, and indices into codebooks of every attribute.
 
-What the export pipeline makes, what a .psplat file holds, and how it becomes a model again.
+What the export pipeline makes and what a .psplat file holds; decoding.py makes it a model again.
 docs/psplat-format.md has the attributes and their meaning.
 
     attribute       columns  meaning
@@ -20,19 +20,14 @@ docs/psplat-format.md has the attributes and their meaning.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock import _native
-from penstock.errors import FormatError, UsageError
-from penstock.loaders.splats.codebook import Codebook as Codebook
-from penstock.loaders.splats.model import Floats, SplatModel, unfilled_model
-from penstock.loaders.splats.quaternions import expand_smallest
-from penstock.quant.appearance_nets import BLOCK as NETS_BLOCK
-from penstock.quant.appearance_nets import AppearanceNets, evaluate, read_nets
+from penstock.errors import UsageError
+from penstock.loaders.splats.codebook import Codebook
+from penstock.loaders.splats.model import Floats
 from penstock.quant.entropy import width_of
 from penstock.quant.lattice import Cells, Lattice
 
@@ -46,8 +41,6 @@ ATTRIBUTES: dict[str, tuple[int, ...]] = {
 """Name -> columns that it may have; the place in the table is its number in a file."""
 OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3.0], [2.0], [6.0]])
 """Rows are orthonormal axes of colour: grey, red against blue, green against both."""
-MOST_LN_SCALE, MOST_LN_SIGMA = 40.0, 20.0
-BLOCK = 1 << 13  # splats that are decoded at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,168 +157,6 @@ def first_columns(parts: Sequence[SubVector]) -> list[int]:
         end = first + part.codebook.columns
         ends[part.attribute] = max(ends.get(part.attribute, 0), end)
     return found
-
-
-# ---------------------------------------------------------------- back to a model
-
-
-def decode_splats(encoded: EncodedSplats, source: object = "the encoded splats") -> SplatModel:
-    """The model that the numbers stand for: the reader's own arithmetic.
-
-    Indices must be below their codebook's size, as a reader and `check_encoded` see to.
-
-    Args:
-        source: what errors begin with.
-
-    Raises:
-        FormatError: a quaternion of zeros; nets that are damaged.
-    """
-    degree, times = encoded.degree, (encoded.start, encoded.end, encoded.fps)
-    model = unfilled_model(encoded.count, degree, *times)
-    decode_into(model, 0, encoded, source)
-    return model
-
-
-def decode_into(
-    model: SplatModel, at: int, encoded: EncodedSplats, source: object, *, threads: int = 1
-) -> None:
-    """Fill a model from splat `at` on, as `decode_splats`; the same for any number of threads."""
-    n, block, nets = encoded.count, BLOCK, None
-    if encoded.nets:
-        block = NETS_BLOCK  # whose matrices round otherwise for other n
-        arrays = {net.name: net.values for net in encoded.nets}
-        nets = read_nets(arrays, encoded.degree, source)
-
-    def decode(begin: int) -> None:
-        _decode_block(encoded, slice(begin, begin + block), model, at + begin, source, nets)
-
-    with ThreadPoolExecutor(threads) as pool:
-        list((pool.map if threads > 1 else map)(decode, range(0, n, block)))
-
-
-def _decode_block(
-    encoded: EncodedSplats,
-    some: slice,
-    model: SplatModel,
-    at: int,
-    source: object,
-    nets: AppearanceNets | None,
-) -> None:
-    """Fill a model from splat `at` on with some splats, so few that they stay in the cache."""
-    columns = _Columns(encoded, some)
-    to = slice(at, at + columns.count)
-    digits = None if encoded.digits is None else encoded.digits[some]
-    model.means[to] = encoded.lattice.centres(encoded.cells[some], digits)
-    scales, sh = model.scales[to], model.sh[to]
-    columns.fill("scale", scales)
-    np.exp(np.clip(scales, -MOST_LN_SCALE, MOST_LN_SCALE, out=scales), out=scales)
-    centers = None
-    if model.motion is not None:
-        centers, sigmas = model.motion.t_centers[to], model.motion.t_sigmas[to]
-        columns.fill("t_center", centers[:, None])
-        sigmas[:] = _sigmas(columns)
-        np.divide(columns.of("displacement", 3), sigmas[:, None], out=model.motion.velocities[to])
-    if nets is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            features = columns.of("appearance", 6)
-            evaluate(nets, model.means[to], centers, features, out=(sh, model.opacities[to]))
-        if not (np.isfinite(sh).all() and np.isfinite(model.opacities[to]).all()):
-            raise FormatError(
-                f"{source}: the nets give colours or opacities that are not finite; the file is "
-                "damaged, export it again"
-            )
-    else:
-        np.clip(columns.of("opacity", 1)[:, 0], 0, 1, out=model.opacities[to])
-        if columns.has("opponent"):
-            opponent, axes = columns.of("opponent", 3), OPPONENT.astype(np.float32)
-            sh[:, 0] = opponent[:, 0, None] * axes[0]
-            for axis in (1, 2):  # a product of matrices rounds otherwise for other n
-                sh[:, 0] += opponent[:, axis, None] * axes[axis]
-        else:
-            columns.fill("dc", sh[:, 0])
-        columns.fill("rest", sh.reshape(len(sh), -1)[:, 3:])
-    model.rotations[to] = _rotations(columns, source, some.start)
-
-
-class _Columns:
-    """Columns of some splats' attributes, gathered from their sub-vectors."""
-
-    def __init__(self, encoded: EncodedSplats, some: slice = slice(None)) -> None:
-        self._some = some
-        self.count = len(encoded.cells[some])
-        self._parts: dict[str, list[tuple[int, SubVector]]] = {}
-        for part, first in zip(encoded.parts, first_columns(encoded.parts), strict=True):
-            self._parts.setdefault(part.attribute, []).append((first, part))
-
-    def has(self, attribute: str) -> bool:
-        return attribute in self._parts
-
-    def width(self, attribute: str) -> int:
-        parts = self._parts.get(attribute, [])
-        return max((first + part.codebook.columns for first, part in parts), default=0)
-
-    def of(self, attribute: str, width: int) -> Floats:
-        """[n, width]."""
-        out = np.empty((self.count, width), np.float32)
-        self.fill(attribute, out)
-        return out
-
-    def fill(self, attribute: str, out: Floats) -> None:
-        """Write columns [n, width], zeros where the attribute has none."""
-        written: set[int] = set()
-        parts = []
-        for first, part in self._parts.get(attribute, []):
-            own = range(first, first + part.codebook.columns)
-            adds = not written.isdisjoint(own)
-            if adds and not written.issuperset(own):
-                out[:, sorted(set(own) - written)] = 0
-            written.update(own)
-            indices = np.ascontiguousarray(part.indices[self._some])
-            parts.append((part.codebook.entries, indices, first, adds))
-        for column in set(range(out.shape[1])) - written:
-            out[:, column] = 0
-        _native.gather_entries(parts, out)
-
-
-def _rotations(columns: _Columns, source: object, begin: int) -> Floats:
-    """Unit quaternions [n, 4] of splats from `begin` on."""
-    if columns.has("largest"):
-        largest = np.clip(np.rint(columns.of("largest", 1)[:, 0]), 0, 3).astype(np.intp)
-        return expand_smallest(largest, columns.of("smallest_three", 3)).astype(np.float32)
-    if columns.width("rotation") == 3:
-        vector = columns.of("rotation", 3)
-        squares = _squares(vector)[:, None]
-        quaternions = np.concatenate([np.sqrt(np.maximum(0, 1 - squares)), vector], axis=1)
-    else:
-        quaternions = columns.of("rotation", 4)
-    lengths = np.sqrt(_squares(quaternions))
-    if lengths.size and not lengths.min() > 1e-6:
-        raise FormatError(
-            f"{source}: rotations of splat {begin + int(np.argmin(lengths))} is zero; expected a "
-            "quaternion; the file is damaged, export it again"
-        )
-    quaternions /= lengths[:, None]
-    return quaternions
-
-
-def _squares(rows: Floats) -> Floats:
-    """Sums of the squares of rows [n, d], added in order: the same whatever n is."""
-    total: Floats = rows[:, 0] * rows[:, 0]
-    for column in range(1, rows.shape[1]):
-        total = total + rows[:, column] * rows[:, column]
-    return total
-
-
-def time_columns(encoded: EncodedSplats) -> tuple[Floats, Floats]:
-    """(t_centers, t_sigmas), [n] each, of a dynamic scene."""
-    columns = _Columns(encoded)
-    return columns.of("t_center", 1)[:, 0], _sigmas(columns)
-
-
-def _sigmas(columns: _Columns) -> Floats:
-    logarithms = columns.of("t_sigma", 1)[:, 0]
-    sigmas: Floats = np.exp(np.clip(logarithms, -MOST_LN_SIGMA, MOST_LN_SIGMA))
-    return sigmas
 
 
 # ---------------------------------------------------------------- checks

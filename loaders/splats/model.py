@@ -24,6 +24,7 @@ from penstock.errors import FormatError
 
 Floats = NDArray[np.float32]
 
+LOW_PASS = 0.3  # pixels squared, added to footprints; INRIA's
 WEIGHT_CUTOFF = 0.05
 """A splat with this weight in time or less is not drawn; 4D Gaussian Splatting's rule."""
 SEEN_SIGMAS = math.sqrt(-2 * math.log(WEIGHT_CUTOFF))
@@ -167,7 +168,11 @@ def select(
 
 
 def unfilled_model(
-    n: int, degree: int, start: float | None, end: float | None, fps: float | None
+    n: int,
+    degree: int,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float | None = None,
 ) -> SplatModel:
     """A model whose arrays are to be filled; a static one where start or end is None."""
     shapes = ((n, 3), (n, 3), (n, 4), (n,), (n, (degree + 1) ** 2, 3))

@@ -24,13 +24,8 @@ from penstock.errors import FormatError
 from penstock.loaders.closing import Closing
 from penstock.loaders.cores import compute_threads
 from penstock.loaders.splats.codebook import Codebook
-from penstock.loaders.splats.encoded import (
-    EncodedSplats,
-    Net,
-    SubVector,
-    decode_into,
-    decode_splats,
-)
+from penstock.loaders.splats.decoding import decode_into, decode_splats
+from penstock.loaders.splats.encoded import EncodedSplats, Net, SubVector
 from penstock.loaders.splats.model import SplatModel, unfilled_model
 from penstock.loaders.splats.psplat_layout import (
     HEADER,

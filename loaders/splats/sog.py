@@ -27,7 +27,13 @@ from penstock.errors import FormatError
 from penstock.loaders.splats.activations import exponential
 from penstock.loaders.splats.covariance import blocks
 from penstock.loaders.splats.file_access import check_ratio
-from penstock.loaders.splats.model import MAX_SPLATS, Floats, SplatModel, check_model
+from penstock.loaders.splats.model import (
+    MAX_SPLATS,
+    Floats,
+    SplatModel,
+    check_model,
+    unfilled_model,
+)
 from penstock.loaders.splats.quaternions import expand_smallest
 from penstock.loaders.splats.sog_container import SogContainer, open_sog
 
@@ -163,13 +169,7 @@ def _decode(container: SogContainer, meta: SogMeta) -> SplatModel:
     scale_book = meta.numbers("scales", "codebook", 1, 256)
     first_book = meta.numbers("sh0", "codebook", 1, 256)
     kept = REST_COUNTS[meta.bands] if meta.palette else 0
-    model = SplatModel(
-        means=np.empty((n, 3), np.float32),
-        scales=np.empty((n, 3), np.float32),
-        rotations=np.empty((n, 4), np.float32),
-        opacities=np.empty(n, np.float32),
-        sh=np.empty((n, 1 + kept, 3), np.float32),
-    )
+    model = unfilled_model(n, meta.bands if meta.palette else 0)
     with np.errstate(over="ignore", invalid="ignore"):  # the model's check finds what comes of it
         for part in blocks(n):
             words = low[part, :3] | high[part, :3].astype(np.uint16) << np.uint16(8)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from penstock.loaders.splats.activations import exponential
 from penstock.loaders.splats.axes import change_axes
 from penstock.loaders.splats.covariance import blocks
-from penstock.loaders.splats.model import SplatModel, check_model
+from penstock.loaders.splats.model import SplatModel, check_model, unfilled_model
 from penstock.loaders.splats.quaternions import SMALLEST_MAX, expand_smallest
 from penstock.loaders.splats.spz_container import (
     REST_COUNTS,
@@ -46,13 +46,7 @@ def read_spz(path: Path) -> SplatModel:
     header, parts = read_spz_parts(path)
     kept = REST_COUNTS[min(header.degree, MAX_DEGREE)]
     n = header.count
-    model = SplatModel(
-        means=np.empty((n, 3), np.float32),
-        scales=np.empty((n, 3), np.float32),
-        rotations=np.empty((n, 4), np.float32),
-        opacities=np.empty(n, np.float32),
-        sh=np.empty((n, 1 + kept, 3), np.float32),
-    )
+    model = unfilled_model(n, min(header.degree, MAX_DEGREE))
     rows = {name: part.reshape(n, -1) if n else part for name, part in parts.items()}
     for part in blocks(n):
         model.means[part] = _positions(header, rows["positions"][part])

@@ -12,11 +12,7 @@
 namespace penstock {
 namespace {
 
-constexpr int kMostDigit = 12;  // bits: a part's counts stay in the first-level cache
-
 uint32_t key_of(float depth) { return std::bit_cast<uint32_t>(depth); }
-
-size_t share(size_t n, size_t part, size_t parts) { return n * part / parts; }
 
 // One pass. each(part, visit) calls visit(key, place) for the part's elements in their order;
 // put(at, key, place) writes the element that comes at-th.

@@ -10,6 +10,11 @@
 
 namespace penstock {
 
+constexpr int kMostDigit = 12;  // bits of a pass: a part's counts stay in the first-level cache
+
+// The first of n things that is a part's own, of parts that follow each other.
+inline size_t share(size_t n, size_t part, size_t parts) { return n * part / parts; }
+
 // Consecutive places of an array that are in use; between two runs nothing is.
 struct DepthRun {
     uint32_t begin, count;

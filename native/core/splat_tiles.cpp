@@ -15,14 +15,12 @@ namespace {
 constexpr size_t kChunk = 4096;                   // splats that are projected together
 constexpr size_t kMostCounts = size_t{1} << 22;   // of ranges times tiles
 constexpr size_t kLeastRange = 4096;              // splats that are worth a thread
-constexpr size_t kSortCountBytes = size_t{4} << 12;  // of a thread, see splat_sort.cpp
+constexpr size_t kSortCountBytes = sizeof(uint32_t) << kMostDigit;  // of a thread
 
 double now_ms() {
     using namespace std::chrono;
     return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
 }
-
-size_t share(size_t n, size_t part, size_t parts) { return n * part / parts; }
 
 // Most rectangles are of up to two by two tiles, of sizes that a processor cannot foresee: those go
 // without a branch. visit(tile, whether it is one of the rectangle's), four times at least.

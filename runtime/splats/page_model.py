@@ -46,7 +46,8 @@ def page_model(model: SplatModel, facts: dict[str, Any]) -> bytes:
     Args:
         facts: more for the header: name, where to look at first.
     """
-    arrays = page_arrays(model)
+    scales = sh_scales(model)
+    arrays = page_arrays(model, scales)
     places, offset = {}, 0
     for name, array in arrays.items():
         places[name] = {"offset": offset, "bytes": array.nbytes}
@@ -56,7 +57,7 @@ def page_model(model: SplatModel, facts: dict[str, Any]) -> bytes:
         **facts,
         "count": model.count,
         "degree": model.degree,
-        "sh_scales": sh_scales(model),
+        "sh_scales": scales,
         "dynamic": motion is not None,
         "start": 0.0 if motion is None else motion.start,
         "end": 0.0 if motion is None else motion.end,
@@ -66,11 +67,15 @@ def page_model(model: SplatModel, facts: dict[str, Any]) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     head = struct.pack("<4sIII", MAGIC, VERSION, len(text), 0)
-    return b"".join([head, text, *(array.tobytes() for array in arrays.values())])
+    return b"".join([head, text, *(array.data for array in arrays.values())])
 
 
-def page_arrays(model: SplatModel) -> dict[str, NDArray[Any]]:
-    """The arrays by name, in the order of the file; each a multiple of 8 bytes a splat."""
+def page_arrays(model: SplatModel, scales: list[float]) -> dict[str, NDArray[Any]]:
+    """The arrays by name, in the order of the file; each a multiple of 8 bytes a splat.
+
+    Args:
+        scales: `sh_scales` of the model.
+    """
     n, motion = model.count, model.motion
     places = np.zeros((n, 4), "<f4")
     places[:, :3] = model.means
@@ -87,7 +92,7 @@ def page_arrays(model: SplatModel) -> dict[str, NDArray[Any]]:
         motions[:, :3], motions[:, 3] = motion.velocities, motion.t_centers
         arrays["motions"] = motions
     if model.degree:
-        arrays["harmonics"] = _harmonics(model)
+        arrays["harmonics"] = _harmonics(model, scales)
     return arrays
 
 
@@ -110,12 +115,12 @@ def sh_scales(model: SplatModel) -> list[float]:
     return found
 
 
-def _harmonics(model: SplatModel) -> NDArray[Any]:
+def _harmonics(model: SplatModel, scales: list[float]) -> NDArray[Any]:
     """Coefficients past the first as signed bytes, sixteen to a texel: uint32 [planes, n, 4]."""
     n, coefficients = model.count, model.sh.shape[1] - 1
     planes = -(-coefficients * 3 // 16)
     bytes_of = np.zeros((n, planes * 16), np.int8)
-    for degree, scale in enumerate(sh_scales(model), start=1):
+    for degree, scale in enumerate(scales, start=1):
         if scale < LEAST_HARMONIC:
             continue
         first, last = degree**2, (degree + 1) ** 2

@@ -16,7 +16,6 @@ from penstock.runtime.splats.changes import changed_box
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LEVEL = 6  # of zlib
 RGB, DEPTH = 2, 8  # colour type and bits a sample
-MOST_SIDE = 1 << 31
 BANDS, MOST_ROWS = 32, 64  # of a picture, filtered at a time: 70 bytes a pixel for a while
 
 

@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 from penstock import _native
 from penstock.errors import UsageError
 from penstock.loaders.cores import compute_threads
-from penstock.loaders.splats.model import FOOTPRINTS, WEIGHT_CUTOFF, SplatModel, check_model
+from penstock.loaders.splats.model import (
+    FOOTPRINTS,
+    LOW_PASS,
+    WEIGHT_CUTOFF,
+    SplatModel,
+    check_model,
+)
 from penstock.runtime.splats.camera import Camera
 from penstock.runtime.splats.scene import Scene
 
 Image = NDArray[np.float32]
 
-LOW_PASS = 0.3  # pixels squared, added to footprints; INRIA's
 MOST_PAIRS = 1 << 24  # of a splat and a tile that are listed at a time: 64 MiB
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from penstock import _native
 from penstock.errors import UsageError
 from penstock.loaders.splats.covariance import covariances
+from penstock.loaders.splats.harmonics import C0
 from penstock.loaders.splats.model import SplatModel
-from penstock.runtime.splats.colour import C0
-from penstock.runtime.splats.ordering import MOST_RUNGS, TimeLadder, drawing_order
+from penstock.runtime.splats.ordering import MOST_RUNGS, drawing_order
 
 Floats = NDArray[np.float32]
 
@@ -26,8 +26,7 @@ class Scene:
 
     Attributes:
         count: splats.
-        start, end: seconds, both 0 of a scene that does not move; fps: None where not known.
-        dynamic: whether time matters.
+        dynamic: whether time matters; start: seconds, 0 where it does not.
         means: [3, n], in the order of drawing.
         native: for `_native.SplatRenderer`.
     """
@@ -41,8 +40,7 @@ class Scene:
         n, k, motion = model.count, int(model.sh.shape[1]), model.motion
         self.count = n
         self.dynamic = motion is not None
-        self.start, self.end = (0.0, 0.0) if motion is None else (motion.start, motion.end)
-        self.fps = None if motion is None else motion.fps
+        self.start = 0.0 if motion is None else motion.start
         order, self._ladder = drawing_order(model, in_order=in_order)
         mean, covariance = np.empty((3, n), np.float32), np.empty((6, n), np.float32)
         log_opacity = np.empty(n, np.float32)
@@ -85,11 +83,6 @@ class Scene:
             + self.native.bytes
             + (0 if ladder is None else sum(begins.nbytes for begins in ladder.begins))
         )
-
-    @property
-    def ladder(self) -> TimeLadder | None:
-        """Where the times of a scene that moves are in its order."""
-        return self._ladder
 
     def ranges(self, time: float) -> NDArray[np.int64]:
         """Ranges of splats [m, 2] with all that are active at a time; all of a static scene.

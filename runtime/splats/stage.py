@@ -19,7 +19,7 @@ from penstock.errors import UsageError
 from penstock.loaders.splats.formats import check_seconds, open_splats
 from penstock.loaders.splats.model import SplatModel
 from penstock.loaders.splats.splat_format import SplatFormat, splat_format
-from penstock.runtime.splats.camera import Camera, extent, orbit_around
+from penstock.runtime.splats.camera import Camera, extent_of, orbit_around
 from penstock.runtime.splats.player import PLANNED, SplatPlayer
 from penstock.runtime.splats.renderer import Frame, SplatRenderer
 
@@ -54,7 +54,6 @@ class Stage:
         self._player: SplatPlayer | None = None
         if isinstance(source, SplatModel):
             motion = source.motion
-            self._extent = extent(source)
             self._renderer = SplatRenderer(source, **drawing)
             self.count, self.dynamic = source.count, source.dynamic
             self.memory: int | None = None
@@ -85,7 +84,7 @@ class Stage:
         """The middle [3] of the splats, and the radius that holds most of them."""
         if self._player is not None:
             return self._player.extent
-        return self._extent
+        return extent_of(self._renderer.scenes[0].means.T)
 
     def orbit(self, frames: int, **options: Any) -> Sequence[Camera]:
         """Cameras around what there is; the options of `camera.orbit_around`."""

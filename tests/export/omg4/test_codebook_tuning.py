@@ -15,7 +15,8 @@ from penstock.export.omg4.report import mean_psnr
 from penstock.export.omg4.settings import BookSizes, CompressionSettings
 from penstock.export.omg4.views import Truth
 from penstock.loaders.splats.codebook import Codebook
-from penstock.loaders.splats.encoded import check_encoded, decode_splats
+from penstock.loaders.splats.decoding import decode_splats
+from penstock.loaders.splats.encoded import check_encoded
 from tests.export.omg4.scenes import cloud, views
 
 COARSE = BookSizes(opacity=(2,), colour=(3, 2, 2), rest=(2, 2, 2), scale=(3, 3, 3))

@@ -14,7 +14,8 @@ from penstock.export.omg4.psplat_writer import psplat_size
 from penstock.export.omg4.quantization import canonical_shapes, encode_model
 from penstock.export.omg4.settings import BookSizes
 from penstock.loaders.splats.covariance import covariances
-from penstock.loaders.splats.encoded import check_encoded, decode_splats
+from penstock.loaders.splats.decoding import decode_splats
+from penstock.loaders.splats.encoded import check_encoded
 from penstock.loaders.splats.model import SplatModel, check_model
 from penstock.loaders.splats.quaternions import multiply
 from tests.export.omg4.scenes import cloud

@@ -15,7 +15,7 @@ from penstock.export.omg4.static_quantization import (
     without_free_turns,
 )
 from penstock.loaders.splats.covariance import covariances
-from penstock.loaders.splats.encoded import decode_splats
+from penstock.loaders.splats.decoding import decode_splats
 from penstock.loaders.splats.model import SplatModel, check_model, select
 from tests.loaders.splats.splat_builder import models, random_model
 

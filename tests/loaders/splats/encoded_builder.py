@@ -8,13 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from penstock.loaders.splats.encoded import (
-    Codebook,
-    EncodedSplats,
-    Net,
-    SubVector,
-    scalar_sub_vector,
-)
+from penstock.loaders.splats.codebook import Codebook
+from penstock.loaders.splats.encoded import EncodedSplats, Net, SubVector, scalar_sub_vector
 from penstock.quant.appearance_nets import FEATURES, HIDDEN, net_shapes
 from penstock.quant.lattice import Lattice
 

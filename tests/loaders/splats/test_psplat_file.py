@@ -12,7 +12,8 @@ from hypothesis import given, settings
 
 from penstock.errors import FormatError, StorageError
 from penstock.export.omg4.psplat_writer import write_psplat
-from penstock.loaders.splats.encoded import EncodedSplats, Net, decode_splats
+from penstock.loaders.splats.decoding import decode_splats
+from penstock.loaders.splats.encoded import EncodedSplats, Net
 from penstock.loaders.splats.model import SplatModel, check_model, named_arrays
 from penstock.loaders.splats.psplat_file import PsplatFile
 from penstock.loaders.splats.psplat_sections import join_floats, split_floats

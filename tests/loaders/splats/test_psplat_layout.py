@@ -12,7 +12,8 @@ import pytest
 from penstock import _native
 from penstock.errors import FormatError
 from penstock.export.omg4.psplat_writer import write_psplat
-from penstock.loaders.splats.encoded import Codebook, EncodedSplats, SubVector, scalar_sub_vector
+from penstock.loaders.splats.codebook import Codebook
+from penstock.loaders.splats.encoded import EncodedSplats, SubVector, scalar_sub_vector
 from penstock.loaders.splats.psplat_file import PsplatFile
 from penstock.loaders.splats.psplat_layout import (
     BOOK,
