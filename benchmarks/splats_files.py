@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.capped import Cage
-from benchmarks.splats_part import Job, Part, table
+from benchmarks.splats_part import Job, Part, table, without_data
 from benchmarks.splats_synthetic import ball
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.export.omg4.static_quantization import quantize_splats
@@ -31,6 +31,8 @@ WIDTH, HEIGHT = 320, 240
 def decoding(job: Job) -> Part:
     """From a file that is in the page cache to a model in memory, on one thread and on all."""
     part = Part()
+    if job.splats is None and not job.quick:
+        without_data(job, part)  # the scene that was captured; those that are made are measured
     folder = job.work / "splats"
     folder.mkdir(parents=True, exist_ok=True)
     count = 10_000 if job.quick else 150_000
