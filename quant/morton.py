@@ -29,22 +29,8 @@ def morton_codes(cells: NDArray[np.uint32]) -> Codes:
     return codes
 
 
-def cells_of(codes: Codes) -> NDArray[np.uint32]:
-    """Cells [n, 3] of codes [n]."""
-    axes = [_gather(codes >> np.uint64(axis)).astype(np.uint32) for axis in range(3)]
-    return np.stack(axes, axis=1)
-
-
 def _spread(numbers: Codes) -> Codes:
     v = numbers & np.uint64(0x1FFFFF)
     for shift, kept in _STEPS:
         v = (v | v << np.uint64(shift)) & np.uint64(kept)
-    return v
-
-
-def _gather(codes: Codes) -> Codes:
-    v = codes & np.uint64(_STEPS[-1][1])
-    masks = [kept for _, kept in _STEPS[-2::-1]] + [0x1FFFFF]
-    for (shift, _), kept in zip(_STEPS[::-1], masks, strict=True):
-        v = (v | v >> np.uint64(shift)) & np.uint64(kept)
     return v

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.loaders.splats.model import SEEN_SIGMAS, SplatModel
+from penstock.quant.morton import morton_codes as interleaved
 
 Indices = NDArray[np.int64]
 
@@ -112,9 +113,4 @@ def morton_codes(points: NDArray[np.floating]) -> NDArray[np.uint32]:
     steps = (1 << MORTON_BITS) - 1
     size = np.where(high > low, high - low, 1.0)
     cells = np.clip((points - low) / size * steps, 0, steps).astype(np.uint32)
-    for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
-        cells = (cells | cells << np.uint32(shift)) & np.uint32(mask)
-    codes: NDArray[np.uint32] = (
-        cells[:, 0] | cells[:, 1] << np.uint32(1) | cells[:, 2] << np.uint32(2)
-    )
-    return codes
+    return interleaved(cells).astype(np.uint32)
