@@ -40,30 +40,13 @@ class Lattice:
     symmetric_log: bool = False
 
     @staticmethod
-    def fit(
-        means: NDArray[np.floating], *, bits: int | None = None, step: float | None = None
-    ) -> Lattice:
-        """Cubes that cover the means [n, 3]: so many bits, or so large (world units).
+    def fit(means: NDArray[np.floating], *, bits: int) -> Lattice:
+        """Cubes that cover the means [n, 3], 2^bits along each axis.
 
         Raises:
-            UsageError: neither or both are given, the means are not finite, or the scene has more
-                cells than 2^21 along an axis.
+            UsageError: bits outside 1 to 21, or means that are not finite.
         """
-        if (bits is None) == (step is None):
-            raise UsageError("give a lattice either its bits or its step")
         low, extent = _box(means)
-        if step is not None:
-            if not (math.isfinite(step) and step > 0):
-                raise UsageError(f"a lattice's step is {step}; expected a length over 0")
-            # One more cell, so that the farthest mean is inside of the last one.
-            bits = max(1, int(extent / step + 1).bit_length()) if extent / step < 2e9 else 99
-            if bits > MAX_BITS:
-                raise UsageError(
-                    f"a scene of {extent:g} units has more than 2^{MAX_BITS} cells of {step:g}; "
-                    "take a larger step"
-                )
-            return Lattice(bits, low, (step, step, step))
-        assert bits is not None
         if not 1 <= bits <= MAX_BITS:
             raise UsageError(f"a lattice of {bits} bits; expected 1 to {MAX_BITS}")
         edge = max(extent, LEAST_EXTENT) * (1 + 1e-12) / (1 << bits)

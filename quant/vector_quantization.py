@@ -60,15 +60,6 @@ class Quantized:
         """[n, d], what the indices stand for."""
         return self.codebook.astype(np.float32)[self.indices]
 
-    @property
-    def bits(self) -> int:
-        """Of an index of fixed width; 0 where there is one code."""
-        return max(len(self.codebook) - 1, 0).bit_length()
-
-    @property
-    def book_bytes(self) -> int:
-        return self.codebook.nbytes
-
 
 def quantize(
     vectors: Floats,

@@ -62,8 +62,7 @@ def test_the_order_of_the_codes() -> None:
     assert (np.diff(one.codebook[:, 0].astype(np.float32)) > 0).all()
     two = quantize(rng.normal(size=(5000, 2)).astype(np.float32), 64)
     assert (np.diff(np.bincount(two.indices)) <= 0).all()
-    assert (one.bits, two.bits) == (6, 6)
-    assert one.book_bytes == 2 * len(one.codebook)
+    assert 32 < min(len(one.codebook), len(two.codebook)) <= 64
 
 
 def test_a_column_comes_near_the_best_quantizer_of_a_normal_distribution() -> None:
@@ -171,6 +170,6 @@ def test_what_cannot_be_is_refused(
 
 def test_no_vectors_and_no_weight() -> None:
     empty = quantize(np.zeros((0, 3), np.float32), 16)
-    assert empty.decode().shape == (0, 3) and empty.bits == 0
+    assert empty.decode().shape == (0, 3)
     unweighted = quantize(np.eye(3, dtype=np.float32), 2, weights=np.zeros(3))
     assert len(unweighted.codebook) == 2
