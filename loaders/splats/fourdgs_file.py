@@ -15,14 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import (
-    BackendMissingError,
-    FormatError,
-    StorageError,
-    UnsupportedModelError,
-)
+from penstock.errors import BackendMissingError, FormatError, UnsupportedModelError
 from penstock.loaders.splats.activations import colour_to_sh, from_channel_major
 from penstock.loaders.splats.axes import axes_of, change_axes
+from penstock.loaders.splats.file_access import open_file
 from penstock.loaders.splats.fourdgs_limits import check_fourdgs
 from penstock.loaders.splats.model import (
     SEEN_SIGMAS,
@@ -170,11 +166,11 @@ def _read(path: Path) -> Any:
             f"{path}: .4dgs files are read by fourdgs, which is not installed; install it with: "
             "pip install fourdgs"
         ) from None
-    check_fourdgs(path)
+    with open_file(path) as (handle, size):
+        data = handle.read(size)
+    check_fourdgs(path, data)
     try:
-        return fourdgs.read(path, recover_truncated=False)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from None
+        return fourdgs.read(data, recover_truncated=False)
     except Exception as error:  # its own, and what damaged numbers make NumPy raise
         lines = str(error).splitlines() or [type(error).__name__]
         raise FormatError(f"{path}: {lines[0][:300]}") from None

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 from penstock.errors import UnsupportedModelError
-from penstock.loaders.splats.file_access import check_ratio, open_file
+from penstock.loaders.splats.file_access import check_ratio
 
 RECORD = struct.Struct("<BQ")  # kind, bytes
 CHUNK_START = struct.Struct("<ddII")  # from, until, level, splats
@@ -20,28 +20,25 @@ CHUNK, SH_BAND = 0x05, 0x07
 START = 8  # the magic
 
 
-def check_fourdgs(path: Path) -> None:
+def check_fourdgs(path: Path, content: bytes) -> None:
     """Refuse a file whose streams announce splats out of all proportion to its size. One that does
     not hold together is left to its reader, which stops where this does.
 
     Raises:
         FormatError: as it says.
-        StorageError: it cannot be read.
         UnsupportedModelError: chunks that are compressed as a whole, which the library never
             writes and in which nothing can be seen.
     """
-    with open_file(path) as (handle, size):
-        data = memoryview(handle.read(size))
-    total, at = 0, START
+    data, total, at = memoryview(content), 0, START
     while at + RECORD.size <= len(data):
         kind, nbytes = RECORD.unpack_from(data, at)
-        content = data[at + RECORD.size : at + RECORD.size + nbytes]
+        record = data[at + RECORD.size : at + RECORD.size + nbytes]
         at += RECORD.size + nbytes
         if kind == CHUNK:
-            total += _of_streams(_streams_of_chunk(path, content))
+            total += _of_streams(_streams_of_chunk(path, record))
         elif kind == SH_BAND:
-            total += _of_streams(content[1:])
-        check_ratio(path, size, total)
+            total += _of_streams(record[1:])
+        check_ratio(path, len(data), total)
 
 
 def _streams_of_chunk(path: Path, content: memoryview) -> memoryview:
