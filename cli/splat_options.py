@@ -37,7 +37,7 @@ Seconds = Annotated[
     typer.Option(
         metavar="X",
         help="Length of a scene whose file does not say it: Spacetime Gaussians (without it: 1), "
-        "rotor splats (from 0 on; without it: as far as they reach).",
+        "rotor splats (from the file's start, or 0; without it: as far as they reach).",
     ),
 ]
 Background = Annotated[

@@ -26,8 +26,8 @@ def open_splats(path: Path, seconds: float | None = None) -> SplatModel:
 
     Args:
         seconds: that the scene takes, where its file does not say: a Spacetime Gaussian PLY, whose
-            times are shares of that (None: 1), or rotor splats, whose own times begin at 0 then
-            (None: from the first t_center to the last, of a checkpoint).
+            times are shares of that (None: 1), or rotor splats, from the start that the file says,
+            or from 0 (None: from the first t_center to the last, of a checkpoint).
 
     Raises:
         BackendMissingError: a library that the format needs is not installed; it names the extra.
@@ -42,7 +42,7 @@ def open_splats(path: Path, seconds: float | None = None) -> SplatModel:
     check_seconds(path, found, seconds)
     if found is SplatFormat.SPACETIME_PLY:
         return read_spacetime_ply(path, seconds)
-    return read_rotor_file(path, (0.0, seconds))
+    return read_rotor_file(path, seconds)
 
 
 def check_seconds(path: Path, found: SplatFormat, seconds: float) -> None:

@@ -45,13 +45,13 @@ T, SCALING_T, ROTATION_R, IS_4D = 13, 14, 15, 16
 Times = tuple[float, float]
 
 
-def read_rotor_file(path: Path, times: Times | None = None) -> SplatModel:
+def read_rotor_file(path: Path, seconds: float | None = None) -> SplatModel:
     """Moving splats of a checkpoint, an npz or a PLY file, by what the file is.
 
     Args:
-        times: first and last second of the scene. None takes the file's own; a checkpoint has
-            none, and takes the least and greatest t of its splats, which training lets reach a
-            little over the scene's ends.
+        seconds: that the scene takes, from its own start, or from 0 on where the file does not say
+            one. None takes the file's own times; a checkpoint has none, and takes the least and
+            greatest t of its splats, which training lets reach a little over the scene's ends.
 
     Raises:
         BackendMissingError: a checkpoint, and torch is not installed.
@@ -59,26 +59,26 @@ def read_rotor_file(path: Path, times: Times | None = None) -> SplatModel:
         StorageError: it cannot be read.
         UnsupportedModelError: a checkpoint of another kind.
     """
-    return model_of_rotors(read_rotors(path, times), path)
+    return model_of_rotors(read_rotors(path, seconds), path)
 
 
-def read_rotors(path: Path, times: Times | None = None) -> Rotors:
+def read_rotors(path: Path, seconds: float | None = None) -> Rotors:
     """The trained parameters of such a file. Raises as `read_rotor_file`."""
     with open_file(path) as (handle, _):
         head = handle.read(4)
     if head[:3] == b"ply":
-        return rotors_of_ply(read_ply_header(path), times)
+        return rotors_of_ply(read_ply_header(path), seconds)
     if head[:2] != b"PK":
         raise FormatError(
             f"{path}: starts with {head!r}; expected a checkpoint of torch.save, an npz or a PLY "
             "file. Checkpoints of before torch 1.6 have to be saved again"
         )
     if any(entry.filename.endswith(".npy") for entry in zip_entries(path)):
-        return _rotors_of_npz(path, times)
-    return _rotors_of_checkpoint(path, times)
+        return _rotors_of_npz(path, seconds)
+    return _rotors_of_checkpoint(path, seconds)
 
 
-def _rotors_of_checkpoint(path: Path, times: Times | None) -> Rotors:
+def _rotors_of_checkpoint(path: Path, seconds: float | None) -> Rotors:
     state = _load(path)
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], tuple):
         state = state[0]  # beside the iteration
@@ -104,7 +104,7 @@ def _rotors_of_checkpoint(path: Path, times: Times | None) -> Rotors:
     if first.shape[2] != 3 or rest.shape[2] != 3:
         raise FormatError(f"{path}: the checkpoint's features are not of three colours")
     sh = np.concatenate([first, rest], axis=1)
-    start, end = times or _range(t)
+    start, end = _scene_times(None, seconds, t)
     return Rotors(
         xyz=_array(path, state[XYZ], "xyz"),
         t=t,
@@ -170,10 +170,10 @@ def _array(path: Path, tensor: Any, name: str, dimensions: int = 2) -> Floats:
     return array
 
 
-def _rotors_of_npz(path: Path, times: Times | None) -> Rotors:
+def _rotors_of_npz(path: Path, seconds: float | None) -> Rotors:
     arrays = read_arrays(path)
     needed = [*ARRAYS, "sh", "bands", "version"]
-    if times is None:
+    if seconds is None:
         needed.append("time")
     missing = [name for name in needed if name not in arrays]
     if missing:
@@ -186,12 +186,14 @@ def _rotors_of_npz(path: Path, times: Times | None) -> Rotors:
         raise FormatError(
             f"{path}: layout version {version:g}, expected {NPZ_VERSION}; use a newer Penstock"
         )
-    if times is None:
+    own = None
+    if "time" in arrays:
         if arrays["time"].shape != (2,):
             raise FormatError(f"{path}: array 'time' of shape {arrays['time'].shape}, expected 2")
-        times = (float(arrays["time"][0]), float(arrays["time"][1]))
+        own = (float(arrays["time"][0]), float(arrays["time"][1]))
     with np.errstate(over="ignore", invalid="ignore"):  # doubles: found where not finite
         values = {n: np.ascontiguousarray(arrays[n], np.float32) for n in [*ARRAYS, "sh"]}
+    start, end = _scene_times(own, seconds, values["t"])
     return Rotors(
         xyz=values["xyz"],
         t=values["t"],
@@ -201,8 +203,8 @@ def _rotors_of_npz(path: Path, times: Times | None) -> Rotors:
         logits=values["opacity"],
         sh=values["sh"],
         bands=int(bands),
-        start=times[0],
-        end=times[1],
+        start=start,
+        end=end,
         fps=_number(path, arrays, "fps") if "fps" in arrays else None,
     )
 
@@ -219,7 +221,7 @@ def is_rotor_ply(vertex: PlyElement) -> bool:
     return vertex.has("t") and (vertex.has("scale_t") or vertex.has("scale_3"))
 
 
-def rotors_of_ply(ply: PlyFile, times: Times | None = None) -> Rotors:
+def rotors_of_ply(ply: PlyFile, seconds: float | None = None) -> Rotors:
     """As `read_rotors`, of a header that was read."""
     vertex = ply.element("vertex")
     scale_t = "scale_t" if vertex.has("scale_t") else "scale_3"
@@ -231,9 +233,8 @@ def rotors_of_ply(ply: PlyFile, times: Times | None = None) -> Rotors:
     groups.append(rest_columns(ply, vertex, counts))
     xyz, t, scales, left, right_q, logits, first, rest = ply.read_groups(vertex, groups)
     sh = from_channel_major(rest, first)
-    if times is None:
-        low, high = ply.numbers("sogst.time_min"), ply.numbers("sogst.time_max")
-        times = (low[0], high[0]) if low and high else _range(t[:, 0])
+    low, high = ply.numbers("sogst.time_min"), ply.numbers("sogst.time_max")
+    start, end = _scene_times((low[0], high[0]) if low and high else None, seconds, t)
     fps = ply.numbers("sogst.fps")
     return Rotors(
         xyz=xyz,
@@ -244,14 +245,20 @@ def rotors_of_ply(ply: PlyFile, times: Times | None = None) -> Rotors:
         logits=logits[:, 0],
         sh=sh,
         bands=coefficients_known(sh.shape[1]) or 1,
-        start=times[0],
-        end=times[1],
+        start=start,
+        end=end,
         fps=fps[0] if fps else None,
     )
 
 
-def _range(t: Floats) -> Times:
-    """From the first splat's centre to the last's; of no splats one second."""
+def _scene_times(own: Times | None, seconds: float | None, t: Floats) -> Times:
+    """As long as is asked, from the file's start or 0; else the file's own, or from the first
+    splat's centre to the last's; of no splats one second."""
+    if seconds is not None:
+        start = own[0] if own else 0.0
+        return start, start + seconds
+    if own is not None:
+        return own
     return (float(t.min()), float(t.max())) if t.size else (0.0, 1.0)
 
 

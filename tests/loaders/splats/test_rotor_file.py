@@ -179,10 +179,25 @@ def test_npz_and_ply_give_the_same_splats(tmp_path: Path, bands: int, coefficien
     expected = model_of_rotors(rotors, "here")
     npz = read_rotor_file(rotor_npz(tmp_path / "a.npz", rotors))
     ply = read_rotor_file(write(tmp_path, "a.ply", rotor_ply(rotors)))
-    other = read_rotor_file(write(tmp_path, "b.ply", rotor_ply(rotors, ours=False)), (0.0, 10.0))
+    other = read_rotor_file(write(tmp_path, "b.ply", rotor_ply(rotors, ours=False)), 10.0)
     for model in (npz, ply, other):
         assert same(model, expected)
         assert model.motion is not None and (model.motion.start, model.motion.end) == (0, 10)
+
+
+def test_a_length_begins_where_the_file_says_that_the_scene_does(tmp_path: Path) -> None:
+    rotors = replace(random_rotors(3), start=2.0, end=7.0)
+    npz = rotor_npz(tmp_path / "a.npz", rotors)
+    timed = rotor_ply(rotors).replace(b"time_min 0", b"time_min 2").replace(b"max 10", b"max 7")
+    files = (npz, write(tmp_path, "a.ply", timed))
+    assert [(r.start, r.end) for r in map(read_rotors, files)] == [(2, 7)] * 2
+    assert [(r.start, r.end) for r in (read_rotors(f, 3.0) for f in files)] == [(2, 5)] * 2
+    for path in (
+        rotor_npz(npz, rotors, time=None),
+        write(tmp_path, "b.ply", rotor_ply(rotors, False)),
+    ):
+        found = read_rotors(path, 3.0)
+        assert (found.start, found.end) == (0, 3)
 
 
 @needs("torch")
@@ -193,7 +208,7 @@ def test_checkpoints_give_the_same_splats(tmp_path: Path, iteration: int | None)
     assert same(read_rotor_file(path), model_of_rotors(rotors, "here"))
     found = read_rotors(path)
     assert (found.start, found.end) == (float(rotors.t.min()), float(rotors.t.max()))
-    assert read_rotors(path, (1.0, 2.0)).start == 1
+    assert (read_rotors(path, 2.0).start, read_rotors(path, 2.0).end) == (0, 2)
 
 
 @needs("torch")
