@@ -13,7 +13,7 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, say, size
 from penstock.cli.options import examples
 from penstock.cli.progress import reading
-from penstock.cli.splat_options import File, Seconds
+from penstock.cli.splat_options import File, Out, Seconds, check_free
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ FORMATS = {
 
 def convert(
     file: File,
-    out: Annotated[Path, typer.Argument(metavar="OUT", hidden=True)],
+    out: Out,
     spz_version: Annotated[
         SpzVersion,
         typer.Option(help="Of .spz: 3 is packed by gzip, 4 by zstd: smaller, for newer programs."),
@@ -97,8 +97,7 @@ def convert(
             f"{out}: what is written is {', '.join(FORMATS)}; a .psplat is made by: penstock splat "
             "compress FILE OUT.psplat"
         )
-    if out.exists() and not overwrite and not out.is_dir():
-        raise UsageError(f"{out} is there already; give another name, or --overwrite")
+    check_free(out, overwrite)
     check_writable(out)
     before = stored_bytes(file)
     with reading(wanted=not as_json):

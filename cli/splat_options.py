@@ -23,7 +23,19 @@ WIDTH, HEIGHT = 640, 480
 MOST_SIDE = 16384  # pixels, of the rasteriser
 COLOURS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5)}
 
+LEAST_FPS, MOST_FPS = 1.0, 1000.0
+
 File = Annotated[Path, typer.Argument(metavar="FILE", hidden=True)]
+Out = Annotated[Path, typer.Argument(metavar="OUT", hidden=True)]
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        min=LEAST_FPS,
+        max=MOST_FPS,
+        metavar="X",
+        help="Frames a second. Without it: the scene's.",
+    ),
+]
 Memory = Annotated[
     str | None,
     typer.Option(
@@ -52,6 +64,21 @@ Footprint = Annotated[
         "are too thin in any other.",
     ),
 ]
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuse to write over a file unless asked to; a folder is refused when it is written.
+
+    Raises:
+        UsageError: it is there.
+    """
+    if out.exists() and not overwrite and not out.is_dir():
+        raise UsageError(f"{out} is there already; give another name, or --overwrite")
+
+
+def scene_rate(stage: Stage) -> float:
+    """Frames a second that the scene has, within what --fps takes."""
+    return min(max(stage.fps, LEAST_FPS), MOST_FPS)
 
 
 @dataclass(frozen=True)

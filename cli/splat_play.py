@@ -15,7 +15,7 @@ from penstock.cli.console import emit_json, say
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
 from penstock.cli.progress import reading, stages
-from penstock.cli.splat_options import Drawing, File, Memory, Seconds, Viewing
+from penstock.cli.splat_options import Drawing, File, Fps, Memory, Seconds, Viewing, scene_rate
 from penstock.cli.splat_timings import Timings
 from penstock.errors import UsageError
 
@@ -40,12 +40,7 @@ def play(
     file: File,
     *,
     orbit: Annotated[bool, typer.Option("--orbit", help="Go around the scene meanwhile.")] = False,
-    fps: Annotated[
-        float | None,
-        typer.Option(
-            min=1.0, max=1000.0, metavar="X", help="Frames a second. Without it: the scene's."
-        ),
-    ] = None,
+    fps: Fps = None,
     loops: Annotated[
         int, typer.Option(min=1, metavar="N", help="Times that the scene is played.")
     ] = 1,
@@ -111,7 +106,7 @@ def _play(
     from penstock.export.report import Progress
 
     span = stage.end - stage.start if stage.dynamic else 0.0
-    rate = fps or min(max(stage.fps, 1.0), 1000.0)
+    rate = fps or scene_rate(stage)
     frames = max(1, round((span or STILL_SECONDS) * rate)) * loops
     if frames > MOST_FRAMES:
         raise UsageError(

@@ -15,7 +15,17 @@ from penstock.cli.console import emit_json, say, size
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
 from penstock.cli.progress import reading, stages
-from penstock.cli.splat_options import Drawing, File, Memory, Seconds, Viewing
+from penstock.cli.splat_options import (
+    Drawing,
+    File,
+    Fps,
+    Memory,
+    Out,
+    Seconds,
+    Viewing,
+    check_free,
+    scene_rate,
+)
 from penstock.cli.splat_timings import Timings
 from penstock.errors import UsageError
 
@@ -51,7 +61,7 @@ class Film:
 @grouped
 def render(
     file: File,
-    out: Annotated[Path, typer.Argument(metavar="OUT", hidden=True)],
+    out: Out,
     *,
     orbit: Annotated[
         bool, typer.Option("--orbit", help="Go around the scene once, over all frames.")
@@ -66,12 +76,7 @@ def render(
             f"still {TURN_FRAMES}.",
         ),
     ] = None,
-    fps: Annotated[
-        float | None,
-        typer.Option(
-            min=1.0, max=1000.0, metavar="X", help="Frames a second. Without it: the scene's."
-        ),
-    ] = None,
+    fps: Fps = None,
     time: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="This moment of the scene, in every frame."),
@@ -106,8 +111,7 @@ def render(
     )
     from penstock.runtime.splats.stage import open_stage
 
-    if out.exists() and not overwrite and not out.is_dir():
-        raise UsageError(f"{out} is there already; give another name, or --overwrite")
+    check_free(out, overwrite)
     check_name(out)  # before a file is opened, which may take long
     check_writable(out)
     begin = perf_counter()
@@ -185,9 +189,9 @@ def plan_film(
         raise UsageError(f"--time {time}: expected seconds")
     span = stage.end - stage.start
     plays = stage.dynamic and span > 0 and time is None
-    rate = fps or min(max(stage.fps, 1.0), 1000.0)
+    rate = fps or scene_rate(stage)
     if time is not None and stage.dynamic:
-        frame = 1 / min(max(stage.fps, 1.0), 1000.0)
+        frame = 1 / scene_rate(stage)
         if not stage.start - frame <= time <= stage.end + frame:
             raise UsageError(
                 f"--time {time:g}: the scene lasts from {stage.start:g} to {stage.end:g} s"
