@@ -45,14 +45,20 @@ struct Family {
     std::vector<SymbolModel> members;
 };
 
+// A symbol by a member of a family whose base is given.
 template <class Coder>
-unsigned code_in_context(Coder & coder, Family & family, size_t context, unsigned value, int slowest) {
+[[gnu::always_inline]] inline unsigned code_by_member(Coder & coder, SymbolModel & model, SymbolModel & base, unsigned value, int slowest) {
     constexpr unsigned kLearning = 24;  // symbols of a member that the base learns from
-    SymbolModel & model = family.members[context];
-    if (model.seen() == 0) model.take_shares(family.base);
+    const bool learns = model.seen() < kLearning;
+    if (learns && model.seen() == 0) model.take_shares(base);
     const unsigned symbol = coder.symbol(model, value, slowest);
-    if (model.seen() <= kLearning) family.base.update(symbol, slowest);
+    if (learns) base.update(symbol, slowest);
     return symbol;
+}
+
+template <class Coder>
+[[gnu::always_inline]] inline unsigned code_in_context(Coder & coder, Family & family, size_t context, unsigned value, int slowest) {
+    return code_by_member(coder, family.members[context], family.base, value, slowest);
 }
 
 struct ChannelModels {
@@ -76,26 +82,25 @@ struct Sequence {
 
 // ---------------------------------------------------------------- prediction
 
+template <Predictor kind>
 inline int32_t predict(const ChannelSpec & spec, int width, const Sequence & s, size_t i) {
     const auto size = static_cast<int32_t>(spec.size);
-    if (spec.predictor == Predictor::reference) {
+    if constexpr (kind == Predictor::reference) {
         const int shift = s.reference_width - width;
         const int32_t r = s.reference[i];
         return std::min(shift >= 0 ? r >> shift : r << -shift, size - 1);
     }
+    if constexpr (kind == Predictor::none) return size / 2;
     const int32_t p = s.neighbour[i];
     if (p < 0) return size / 2;
     const auto before = [&s](int32_t k) { return s.neighbour[k] < 0 ? k : s.neighbour[k]; };
-    switch (spec.predictor) {
-        case Predictor::nearest: return s.values[p];
-        case Predictor::mean_of_two: return (s.values[p] + s.values[before(p)] + 1) / 2;
-        case Predictor::mean_of_four: {
-            const int32_t second = before(p), third = before(second);
-            return (s.values[p] + s.values[second] + s.values[third] + s.values[before(third)] + 2) / 4;
-        }
-        case Predictor::slope: return std::clamp(s.values[p] + s.reference[i] - s.reference[p], 0, size - 1);
-        default: return size / 2;
+    if constexpr (kind == Predictor::nearest) return s.values[p];
+    if constexpr (kind == Predictor::mean_of_two) return (s.values[p] + s.values[before(p)] + 1) / 2;
+    if constexpr (kind == Predictor::mean_of_four) {
+        const int32_t second = before(p), third = before(second);
+        return (s.values[p] + s.values[second] + s.values[third] + s.values[before(third)] + 2) / 4;
     }
+    return std::clamp(s.values[p] + s.reference[i] - s.reference[p], 0, size - 1);  // slope
 }
 
 inline size_t reference_bucket(const ChannelSpec & spec, const Sequence & s, size_t i) {
@@ -111,7 +116,7 @@ inline unsigned class_of(uint32_t magnitude) {
 
 // A number below 65,536 of which small ones are common. `kind` becomes its class.
 template <class Coder>
-uint32_t code_magnitude(Coder & coder, Family & classes, size_t context, std::vector<SymbolModel> & below, uint32_t value,
+[[gnu::always_inline]] inline uint32_t code_magnitude(Coder & coder, Family & classes, size_t context, std::vector<SymbolModel> & below, uint32_t value,
                         int slowest, unsigned & kind) {
     kind = code_in_context(coder, classes, context, class_of(value), slowest);
     if (kind == 15) {
@@ -130,47 +135,56 @@ uint32_t code_magnitude(Coder & coder, Family & classes, size_t context, std::ve
 
 // ---------------------------------------------------------------- the three modes
 
-template <class Coder>
-void code_direct(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s) {
-    const int width = width_of(spec.size), modelled = width - spec.raw;
-    const int top = std::min(modelled, 4), middle = std::clamp(modelled - 4, 0, 4), low = std::clamp(modelled - 8, 0, 4);
-    const int bucket_shift = std::max(0, width - spec.buckets);
-    const auto part = [](uint32_t value, int shift, int bits) { return (value >> shift) & ((1u << bits) - 1); };
+// `parts`: how many symbols a number has. What is constant is copied, so that it stays in registers.
+template <Predictor kind, int parts, class Coder>
+void code_direct(Coder & outer, const ChannelSpec & given, ChannelModels & models, const Sequence & sequence) {
+    const ChannelSpec spec = given;
+    const Sequence s = sequence;
+    const int width = width_of(spec.size), modelled = width - spec.raw, slowest = spec.slowest, raw = spec.raw;
+    const int top = parts > 1 ? 4 : modelled, middle = parts > 2 ? 4 : modelled - 4, low = modelled - 8;
+    const int bucket_shift = std::max(0, width - spec.buckets), reference_shift = std::max(0, s.reference_width - spec.reference_buckets);
+    SymbolModel * const contexts = models.top.members.data();
+    SymbolModel * const by_top = models.middle.data();
+    SymbolModel * const by_middle = models.low.data();
+    Coder coder = std::move(outer);
     for (size_t i = 0; i < s.count; ++i) {
+        coder.ready();
         const uint32_t value = Coder::kDecodes ? 0 : s.values[i];
-        uint32_t coded = 0, over = 0;  // over: bits of a symbol that its model does not have
-        const auto next = [&coded, &over](uint32_t symbol, int bits) {
-            over |= symbol >> bits;
+        uint32_t coded = 0;
+        [[maybe_unused]] const auto next = [&](SymbolModel & model, int shift, int bits) {
+            const uint32_t symbol = coder.symbol(model, (value >> shift) & ((1u << bits) - 1), slowest);
+            if (symbol >> bits != 0) coder.fail("a number is too large for its channel");
             coded = coded << bits | symbol;
         };
-        if (modelled > 0) {
-            size_t context = spec.buckets == 0 ? 0 : static_cast<size_t>(predict(spec, width, s, i) >> bucket_shift);
-            context = context << spec.reference_buckets | reference_bucket(spec, s, i);
-            int shift = width - top;
-            next(code_in_context(coder, models.top, context, part(value, shift, top), spec.slowest), top);
-            if (middle > 0) {
-                shift -= middle;
-                next(coder.symbol(models.middle[coded], part(value, shift, middle), spec.slowest), middle);
-            }
-            if (low > 0) {
-                shift -= low;
-                next(coder.symbol(models.low[coded], part(value, shift, low), spec.slowest), low);
-            }
+        if constexpr (parts > 0) {
+            size_t context = 0;
+            if constexpr (kind != Predictor::none) context = static_cast<size_t>(predict<kind>(spec, width, s, i) >> bucket_shift);
+            else if (spec.buckets != 0) context = spec.size / 2 >> bucket_shift;
+            if (spec.reference_buckets != 0) context = context << spec.reference_buckets | s.reference[i] >> reference_shift;
+            coded = code_by_member(coder, contexts[context], models.top.base, (value >> (width - top)) & ((1u << top) - 1), slowest);
+            if (coded >> top != 0) coder.fail("a number is too large for its channel");
         }
-        if (spec.raw > 0) coded = coded << spec.raw | coder.bits(spec.raw, part(value, 0, spec.raw));
+        if constexpr (parts > 1) next(by_top[coded], width - 4 - middle, middle);
+        if constexpr (parts > 2) next(by_middle[coded], raw, low);
+        if (raw > 0) coded = coded << raw | coder.bits(raw, value & ((1u << raw) - 1));
         if constexpr (Coder::kDecodes) {
-            if (coded >= spec.size || over != 0) coder.fail("a number is too large for its channel");
+            if (coded >= spec.size) coder.fail("a number is too large for its channel");
             s.values[i] = static_cast<uint16_t>(coded);
         }
     }
+    outer = std::move(coder);
 }
 
-template <class Coder>
-void code_residual(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, std::vector<uint8_t> & kinds) {
+template <Predictor kind, class Coder>
+void code_residual(Coder & outer, const ChannelSpec & given, ChannelModels & models, const Sequence & sequence, uint8_t * kinds) {
+    const ChannelSpec spec = given;
+    const Sequence s = sequence;
     const int width = width_of(spec.size);
     const auto size = static_cast<int32_t>(spec.size), half = size / 2;
+    Coder coder = std::move(outer);
     for (size_t i = 0; i < s.count; ++i) {
-        const int32_t p = s.neighbour[i], prediction = predict(spec, width, s, i);
+        coder.ready();
+        const int32_t p = s.neighbour[i], prediction = predict<kind>(spec, width, s, i);
         size_t context = p < 0 ? 0 : kinds[p];
         context = context << spec.reference_buckets | reference_bucket(spec, s, i);
         uint32_t magnitude = 0;
@@ -180,9 +194,9 @@ void code_residual(Coder & coder, const ChannelSpec & spec, ChannelModels & mode
             else if (e < -half) e += size;
             magnitude = static_cast<uint32_t>(e < 0 ? -2 * e - 1 : 2 * e);
         }
-        unsigned kind = 0;
-        magnitude = code_magnitude(coder, models.top, context, models.middle, magnitude, spec.slowest, kind);
-        kinds[i] = static_cast<uint8_t>(kind);
+        unsigned level = 0;
+        magnitude = code_magnitude(coder, models.top, context, models.middle, magnitude, spec.slowest, level);
+        kinds[i] = static_cast<uint8_t>(level);
         if constexpr (Coder::kDecodes) {
             const auto back = static_cast<int32_t>(magnitude >> 1);
             const int32_t e = magnitude % 2 != 0 ? -back - 1 : back;
@@ -193,13 +207,15 @@ void code_residual(Coder & coder, const ChannelSpec & spec, ChannelModels & mode
             s.values[i] = static_cast<uint16_t>(value);
         }
     }
+    outer = std::move(coder);
 }
 
 template <class Coder>
-void code_fresh(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, std::vector<uint8_t> & kinds) {
+void code_fresh(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, uint8_t * kinds) {
     constexpr unsigned kNew = 0, kSame = 1, kOld = 2;
     uint32_t & known = models.known;
     for (size_t i = 0; i < s.count; ++i) {
+        coder.ready();
         const int32_t p = s.neighbour[i];
         uint32_t value = Coder::kDecodes ? 0 : s.values[i];
         unsigned kind = kOld;
@@ -230,14 +246,28 @@ void code_fresh(Coder & coder, const ChannelSpec & spec, ChannelModels & models,
 
 // Code all numbers of a channel. `kinds`: room for s.count bytes, of any content.
 template <class Coder>
-void code_channel(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, std::vector<uint8_t> & kinds) {
+void code_channel(Coder & coder, const ChannelSpec & spec, ChannelModels & models, const Sequence & s, uint8_t * kinds) {
     if (spec.size == 1) {  // nothing to tell; a decoder's numbers are zeros from the start
         return;
     }
-    switch (spec.mode) {
-        case Mode::direct: return code_direct(coder, spec, models, s);
-        case Mode::residual: return code_residual(coder, spec, models, s, kinds);
-        case Mode::fresh: return code_fresh(coder, spec, models, s, kinds);
+    if (spec.mode == Mode::fresh) return code_fresh(coder, spec, models, s, kinds);
+    const auto predicted = [&]<Predictor kind>() {
+        if (spec.mode == Mode::residual) return code_residual<kind>(coder, spec, models, s, kinds);
+        switch ((width_of(spec.size) - spec.raw + 3) / 4) {
+            case 0: return code_direct<kind, 0>(coder, spec, models, s);
+            case 1: return code_direct<kind, 1>(coder, spec, models, s);
+            case 2: return code_direct<kind, 2>(coder, spec, models, s);
+            default: return code_direct<kind, 3>(coder, spec, models, s);
+        }
+    };
+    const bool unused = spec.mode == Mode::direct && spec.buckets == 0;
+    switch (unused ? Predictor::none : spec.predictor) {
+        case Predictor::none: return predicted.template operator()<Predictor::none>();
+        case Predictor::nearest: return predicted.template operator()<Predictor::nearest>();
+        case Predictor::mean_of_two: return predicted.template operator()<Predictor::mean_of_two>();
+        case Predictor::mean_of_four: return predicted.template operator()<Predictor::mean_of_four>();
+        case Predictor::slope: return predicted.template operator()<Predictor::slope>();
+        case Predictor::reference: return predicted.template operator()<Predictor::reference>();
     }
 }
 

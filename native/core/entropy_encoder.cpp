@@ -72,7 +72,7 @@ double channel_bits(const ChannelSpec & spec, const Sequence & sequence, uint32_
     ChannelModels models(spec);
     std::vector<uint8_t> kinds(sequence.count);
     BitCounter counter;
-    code_channel(counter, spec, models, sequence, kinds);
+    code_channel(counter, spec, models, sequence, kinds.data());
     return counter.total();
 }
 

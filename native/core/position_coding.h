@@ -63,11 +63,14 @@ struct PositionModels {
 
 // `kept`: digits kept minus 1 of each, or null where all are. `codes`: ascending, digits that are not kept are zeros.
 template <class Coder>
-void code_positions(Coder & coder, const PositionSpec & spec, PositionModels & m, size_t count, const uint16_t * kept, uint64_t * codes) {
+void code_positions(Coder & outer, const PositionSpec & given, PositionModels & m, size_t count, const uint16_t * kept, uint64_t * codes) {
+    const PositionSpec spec = given;
     const int bits = spec.bits;
     uint64_t before = 0;
     int last = 0, second_last = 0;
+    Coder coder = std::move(outer);
     for (size_t i = 0; i < count; ++i) {
+        coder.ready();
         const int digits = kept == nullptr ? bits : kept[i] + 1;
         const uint64_t code = Coder::kDecodes ? 0 : codes[i];
         int shared = 0;
@@ -109,6 +112,7 @@ void code_positions(Coder & coder, const PositionSpec & spec, PositionModels & m
         before = now << 3 * (bits - digits);
         if constexpr (Coder::kDecodes) codes[i] = before;
     }
+    outer = std::move(coder);
 }
 
 // Of each splat the nearest of the 32 before it, or -1: into `nearest`, room for `count`. Distances are |dx| + |dy| + |dz|

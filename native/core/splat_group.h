@@ -57,7 +57,7 @@ void code_group(Coder & coder, const GroupSpec & spec, GroupModels & models, Gro
     sequence.neighbour = neighbour.data();
     if (kept != nullptr) {
         sequence.values = kept;
-        code_channel(coder, spec.digits, models.digits, sequence, kinds);
+        code_channel(coder, spec.digits, models.digits, sequence, kinds.data());
     }
     code_positions(coder, spec.position, models.position, group.count, kept, group.codes.data());
     after(size_t{0});
@@ -74,7 +74,7 @@ void code_group(Coder & coder, const GroupSpec & spec, GroupModels & models, Gro
             sequence.reference = group.channels[reference].data();
             sequence.reference_width = width_of(spec.channels[reference].size);
         }
-        code_channel(coder, spec.channels[c], models.channels[c], sequence, kinds);
+        code_channel(coder, spec.channels[c], models.channels[c], sequence, kinds.data());
         after(c + 1);
     }
 }
@@ -110,7 +110,7 @@ void code_sheet(Coder & coder, Sheet & sheet) {
     sequence.values = room.values.data() + 1;
     sequence.reference = room.values.data();
     sequence.reference_width = width_of(sheet.spec.size);
-    code_channel(coder, sheet.spec, models, sequence, room.kinds);
+    code_channel(coder, sheet.spec, models, sequence, room.kinds.data());
     if constexpr (Coder::kDecodes) sheet.values.assign(room.values.begin() + 1, room.values.end());
 }
 

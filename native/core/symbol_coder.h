@@ -20,18 +20,53 @@ namespace penstock {
 
 constexpr uint32_t kLeastState = 1u << 16;
 
+// The words of a payload. A decoder reads them without a look at the end, as many as one number takes: the last ones are
+// copied, and zeros put behind them.
+class CodeReader {
+public:
+    static constexpr size_t kMostRead = 64;  // bytes of a number, at most: of a position 26 words
+
+    // Throws FormatError, as all of this class does where the bytes are not such a code.
+    CodeReader(const uint8_t * data, size_t bytes);
+    CodeReader(const CodeReader &) = delete;
+    CodeReader & operator=(const CodeReader &) = delete;
+
+    struct Words {
+        const uint8_t * next;
+        const uint8_t * last;  // once next is behind it, go on with what `more` gives
+    };
+    Words words() { return {data_ + 8, data_ + 7}; }
+    Words more(const uint8_t * next);
+    uint32_t first_state() const { return states_[0]; }
+    uint32_t second_state() const { return states_[1]; }
+
+    // There must be nothing but zeros from `next` on.
+    void finish(const uint8_t * next) const;
+    [[noreturn]] void fail(const uint8_t * next, const char * what) const;
+
+private:
+    size_t offset(const uint8_t * next) const;
+
+    const uint8_t * data_;
+    size_t bytes_;
+    uint32_t states_[2];
+    size_t copied_ = 0;    // of the last bytes
+    bool at_end_ = false;  // the decoder reads end_
+    uint8_t end_[2 * kMostRead] = {};
+};
+
 class SymbolDecoder {
 public:
     static constexpr bool kDecodes = true;
 
-    // Throws FormatError, as all of this class does where the bytes are not such a code.
-    SymbolDecoder(const uint8_t * data, size_t bytes) : data_(data), bytes_(bytes) {
-        if (bytes < 8 || bytes % 2 != 0) throw FormatError("a payload of " + std::to_string(bytes) + " bytes; expected 8 or more, and an even number");
-        state_ = load_state();
-        other_ = load_state();
+    explicit SymbolDecoder(CodeReader & reader) : reader_(&reader), words_(reader.words()), state_(reader.first_state()), other_(reader.second_state()) {}
+
+    // Before each number.
+    [[gnu::always_inline]] void ready() {
+        if (words_.next > words_.last) [[unlikely]] words_ = reader_->more(words_.next);
     }
 
-    unsigned symbol(SymbolModel & model, unsigned, int slowest) {
+    [[gnu::always_inline]] unsigned symbol(SymbolModel & model, unsigned, int slowest) {
         const uint32_t slot = state_ & (SymbolModel::kShares - 1);
         SymbolModel::Share share;
         const unsigned found = model.find_and_update(slot, slowest, share);
@@ -40,47 +75,35 @@ public:
     }
 
     // count from 1 to 16.
-    uint32_t bits(int count, uint32_t) {
+    [[gnu::always_inline]] uint32_t bits(int count, uint32_t) {
         const uint32_t value = state_ & ((1u << count) - 1);
         turn(state_ >> count);
         return value;
     }
 
     // After the last symbol: was that the end of the code?
-    void finish() const {
+    void finish() {
+        ready();
         if (state_ != kLeastState || other_ != kLeastState) fail("the code does not end where its numbers end");
-        for (size_t i = at_; i < bytes_; ++i) {
-            if (data_[i] != 0) fail("there is something after the code's end");
-        }
+        reader_->finish(words_.next);
     }
 
-    [[noreturn]] void fail(const char * what) const {
-        throw FormatError("at byte " + std::to_string(at_) + " of the payload: " + what);
-    }
+    [[noreturn]] void fail(const char * what) const { reader_->fail(words_.next, what); }
 
 private:
-    // The other state's turn. Whether a word is taken cannot be foreseen, so that this has no branch for it.
-    void turn(uint32_t next) {
-        const size_t last = bytes_ - 2, from = at_ < last ? at_ : last;
-        const uint32_t with_word = next << 16 | data_[from] | static_cast<uint32_t>(data_[from + 1]) << 8;
-        const bool takes = next < kLeastState;
-        at_ += takes ? 2 : 0;
-        if (at_ > bytes_) fail("the code ends early");
+    // The other state's turn. Whether a word is taken cannot be foreseen: a branch for it would cost more than all the rest.
+    [[gnu::always_inline]] void turn(uint32_t next) {
+        const uint32_t word = words_.next[0] | static_cast<uint32_t>(words_.next[1]) << 8;
+        // All bits, where next is below 2^16. Of a comparison compilers make that branch.
+        const auto takes = static_cast<uint32_t>((uint64_t{next} - kLeastState) >> 32);
+        words_.next += takes & 2;
         state_ = other_;
-        other_ = takes ? with_word : next;
+        other_ = next << (takes & 16) | (word & takes);
     }
 
-    uint32_t load_state() {
-        const uint8_t * p = data_ + at_;
-        const uint32_t state = p[0] | static_cast<uint32_t>(p[1]) << 8 | static_cast<uint32_t>(p[2]) << 16 | static_cast<uint32_t>(p[3]) << 24;
-        if (state < kLeastState) fail("a state is below 65536");
-        at_ += 4;
-        return state;
-    }
-
-    const uint8_t * data_;
-    size_t bytes_, at_ = 0;
-    uint32_t state_ = 0, other_ = 0;  // whose turn it is, and the other one
+    CodeReader * reader_;
+    CodeReader::Words words_;
+    uint32_t state_, other_;  // whose turn it is, and the other one
 };
 
 class SymbolEncoder {
@@ -92,6 +115,8 @@ public:
         model.update(value, slowest);
         return value;
     }
+
+    void ready() const {}
 
     uint32_t bits(int count, uint32_t value) {
         steps_.push_back({static_cast<uint16_t>(value), 1, static_cast<uint16_t>(count)});
@@ -143,6 +168,8 @@ public:
         model.update(value, slowest);
         return value;
     }
+
+    void ready() const {}
 
     uint32_t bits(int count, uint32_t value) {
         total_ += count;

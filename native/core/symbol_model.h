@@ -48,38 +48,58 @@ public:
 private:
     // 2^-rate is how far the shares move next.
     int next_rate(int slowest) {
-        const int rate = std::min(int{kRates.of[seen_]}, slowest);
-        seen_ = static_cast<uint16_t>(seen_ + (seen_ < kMostSeen));
-        return rate;
+        const unsigned seen = seen_;
+        seen_ = static_cast<uint16_t>(seen + (seen < kMostSeen));
+        return kRates.of[slowest][seen];
     }
 
     static constexpr int kCertain = 32752;  // what the cumulated shares above a certain symbol begin at
     static constexpr unsigned kMostSeen = 504;
 
-    struct Rates {  // the logarithm of seen + 8
-        uint8_t of[kMostSeen + 1];
+    struct Rates {  // by the slowest one: the logarithm of seen + 8, or that
+        uint8_t of[10][kMostSeen + 1];
         constexpr Rates() : of{} {
-            for (unsigned seen = 0; seen <= kMostSeen; ++seen) of[seen] = static_cast<uint8_t>(31 - __builtin_clz(seen + 8u));
+            for (int slowest = 0; slowest < 10; ++slowest) {
+                for (unsigned seen = 0; seen <= kMostSeen; ++seen) {
+                    const int rate = 31 - __builtin_clz(seen + 8u);
+                    of[slowest][seen] = static_cast<uint8_t>(rate < slowest ? rate : slowest);
+                }
+            }
         }
     };
     static const Rates kRates;
+
+    struct alignas(16) Steps {  // by rate: half of a step, and the rate as a shift of vectors takes it
+        struct {
+            int16_t half[8];
+            int64_t rate[2];
+        } of[10];
+        constexpr Steps() : of{} {
+            for (int rate = 1; rate < 10; ++rate) {
+                for (int16_t & half : of[rate].half) half = static_cast<int16_t>(1 << (rate - 1));
+                of[rate].rate[0] = rate;
+            }
+        }
+    };
+    static const Steps kSteps;
 
     int16_t cumulated_[kSymbols + 1] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, INT16_MIN};  // the last: 32768
     uint16_t seen_ = 0;
 };
 
 inline constexpr SymbolModel::Rates SymbolModel::kRates{};
+inline constexpr SymbolModel::Steps SymbolModel::kSteps{};
 
 #if defined(__SSE2__)
 
 // Moves half of the shares: `over` has all bits of those above the symbol.
-inline __m128i moved_shares(__m128i now, __m128i over, __m128i place, __m128i certain, int rate) {
+inline __m128i moved_shares(__m128i now, __m128i over, __m128i place, __m128i certain, __m128i half, __m128i rate) {
     const __m128i target = _mm_add_epi16(place, _mm_and_si128(over, certain));
-    const __m128i way = _mm_adds_epi16(_mm_sub_epi16(target, now), _mm_set1_epi16(static_cast<int16_t>(1 << (rate - 1))));
-    return _mm_add_epi16(now, _mm_sra_epi16(way, _mm_cvtsi32_si128(rate)));
+    const __m128i way = _mm_adds_epi16(_mm_sub_epi16(target, now), half);
+    return _mm_add_epi16(now, _mm_sra_epi16(way, rate));
 }
 
-inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
+[[gnu::always_inline]] inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
     auto * c = reinterpret_cast<__m128i *>(cumulated_);
     const __m128i low = _mm_load_si128(c), high = _mm_load_si128(c + 1), at = _mm_set1_epi16(static_cast<int16_t>(slot));
     // Those above the symbol are those over the slot: moving them need not wait for its number.
@@ -87,20 +107,22 @@ inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share &
     const auto mask = static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(low_over, high_over)));  // bit 0 never
     const unsigned symbol = static_cast<unsigned>(__builtin_ctz(mask | 0x10000u)) - 1;
     before = {start(symbol), share(symbol)};
-    const int rate = next_rate(slowest);
+    const auto & step = kSteps.of[next_rate(slowest)];
+    const __m128i half = _mm_load_si128(reinterpret_cast<const __m128i *>(step.half)), rate = _mm_load_si128(reinterpret_cast<const __m128i *>(step.rate));
     const __m128i certain = _mm_set1_epi16(kCertain);
-    _mm_store_si128(c, moved_shares(low, low_over, _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7), certain, rate));
-    _mm_store_si128(c + 1, moved_shares(high, high_over, _mm_setr_epi16(8, 9, 10, 11, 12, 13, 14, 15), certain, rate));
+    _mm_store_si128(c, moved_shares(low, low_over, _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7), certain, half, rate));
+    _mm_store_si128(c + 1, moved_shares(high, high_over, _mm_setr_epi16(8, 9, 10, 11, 12, 13, 14, 15), certain, half, rate));
     return symbol;
 }
 
 inline void SymbolModel::update(unsigned symbol, int slowest) {
     auto * c = reinterpret_cast<__m128i *>(cumulated_);
     const __m128i self = _mm_set1_epi16(static_cast<int16_t>(symbol)), certain = _mm_set1_epi16(kCertain);
-    const int rate = next_rate(slowest);
+    const auto & step = kSteps.of[next_rate(slowest)];
+    const __m128i half = _mm_load_si128(reinterpret_cast<const __m128i *>(step.half)), rate = _mm_load_si128(reinterpret_cast<const __m128i *>(step.rate));
     __m128i place = _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7);
-    for (int half = 0; half < 2; ++half) {
-        _mm_store_si128(c + half, moved_shares(_mm_load_si128(c + half), _mm_cmpgt_epi16(place, self), place, certain, rate));
+    for (int k = 0; k < 2; ++k) {
+        _mm_store_si128(c + k, moved_shares(_mm_load_si128(c + k), _mm_cmpgt_epi16(place, self), place, certain, half, rate));
         place = _mm_add_epi16(place, _mm_set1_epi16(8));
     }
 }
@@ -117,7 +139,7 @@ inline int16x8_t moved_shares(int16x8_t now, uint16x8_t over, int16x8_t place, i
 
 inline constexpr int16_t kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
+[[gnu::always_inline]] inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
     const int16x8_t low = vld1q_s16(cumulated_), high = vld1q_s16(cumulated_ + 8), at = vdupq_n_s16(static_cast<int16_t>(slot));
     // Those above the symbol are those over the slot: moving them need not wait for its number.
     const uint16x8_t low_over = vcgtq_s16(low, at), high_over = vcgtq_s16(high, at);
@@ -142,7 +164,7 @@ inline void SymbolModel::update(unsigned symbol, int slowest) {
 
 #else
 
-inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
+[[gnu::always_inline]] inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
     unsigned symbol = 0;
     for (int i = 1; i < kSymbols; ++i) symbol += cumulated_[i] <= static_cast<int32_t>(slot);
     before = {start(symbol), share(symbol)};

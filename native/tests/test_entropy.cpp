@@ -101,9 +101,11 @@ void test_coder() {
         const std::vector<uint8_t> payload = encoder.finish(least);
         CHECK(payload.size() % 2 == 0 && payload.size() >= std::max<size_t>(least, 8), "%zu bytes", payload.size());
         CHECK(least != 0 || static_cast<double>(payload.size()) * 8 <= counter.total() * 1.005 + 96, "%zu bytes for %.0f bits", payload.size(), counter.total());
-        SymbolDecoder decoder(payload.data(), payload.size());
+        CodeReader reader(payload.data(), payload.size());
+        SymbolDecoder decoder(reader);
         bool same = true;
         for (size_t i = 0; i < count; ++i) {
+            decoder.ready();
             const unsigned got = kinds[i] == 0 ? decoder.symbol(c, 0, 6) : decoder.bits(kinds[i], 0);
             same = same && got == symbols[i];
         }
