@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import FormatError, StorageError, UsageError
 from penstock.export.dataset import Sample
+from penstock.loaders.npz_parts import read_header
 from penstock.loaders.tensor_graph import TensorSpec, shape_text
 
 LABELS = "labels"
@@ -127,16 +128,14 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Member:
 
 
 def _read_header(path: Path, stream: IO[bytes], name: str) -> Member:
-    form = np.lib.format
     try:
-        version = form.read_magic(stream)
-        read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        header = read_header(stream)
     except ValueError as error:
         raise FormatError(f"{path}: '{name}' is not a NumPy array: {error}") from None
+    shape, dtype = header.shape, header.dtype
     if dtype.hasobject or dtype.kind not in "biuf":
         raise FormatError(f"{path}: '{name}' is of {dtype}, expected numbers")
-    if fortran and len(shape) > 1:
+    if header.fortran and len(shape) > 1:
         raise FormatError(f"{path}: '{name}' is in Fortran order; save np.ascontiguousarray of it")
     if not shape:
         raise FormatError(f"{path}: '{name}' is a scalar, expected (samples, ...)")

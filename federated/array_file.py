@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 
 from penstock.errors import FormatError
 from penstock.federated.arrays import Arrays
+from penstock.loaders.npz_parts import write_npz
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """As an uncompressed npz file: float weights do not compress."""
+    """As an uncompressed npz file; the same arrays give the same bytes."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            # A fixed date, so that the same arrays give the same bytes.
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            with archive.open(entry, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
+    write_npz(buffer, arrays)
     return buffer.getvalue()
 
 

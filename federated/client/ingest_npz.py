@@ -9,13 +9,14 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import FormatError
 from penstock.federated.client.labels import LabelCodes
+from penstock.loaders.npz_parts import read_header
 
 INPUTS, LABELS = "inputs", "labels"
 
@@ -103,25 +104,18 @@ def _header(
     if entry.flag_bits & 1:
         raise FormatError(f"{path}: {entry.filename} is encrypted")
     with archive.open(entry) as file:
-        stream = cast("BinaryIO", file)
         try:
-            version = np.lib.format.read_magic(stream)
-            if version == (1, 0):
-                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            elif version == (2, 0):
-                shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-            else:
-                raise ValueError(f"npy version {version}")
-        except (ValueError, TypeError, SyntaxError, RecursionError, zipfile.BadZipFile) as error:
+            header = read_header(file)
+        except (ValueError, zipfile.BadZipFile) as error:
             raise FormatError(f"{path}: {entry.filename} is not an array: {error}") from error
-        if dtype.hasobject:
+        if header.dtype.hasobject:
             raise FormatError(
                 f"{path}: {entry.filename} holds Python objects, which are never loaded; save "
                 "numbers"
             )
-        want = int(np.prod(shape, dtype=object)) * dtype.itemsize + file.tell()
+        want = header.nbytes + file.tell()
     if want != entry.file_size:
         raise FormatError(
             f"{path}: {entry.filename} has {entry.file_size} bytes, its header asks for {want}"
         )
-    return tuple(int(size) for size in shape), dtype
+    return header.shape, header.dtype

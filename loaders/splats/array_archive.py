@@ -1,13 +1,11 @@
 """Named arrays in an npz file, read without pickle and without belief in its sizes.
 
-NumPy's own reader allocates what an array's header announces before it reads a byte. Here the
-header must agree with the archive's table, and the table with the file's size.
+An array's header must agree with the archive's table, and the table with the file's size.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import FormatError
+from penstock.loaders.npz_parts import read_header, write_npz
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.splats.file_access import ARCHIVE_ERRORS, check_ratio, open_file
 from penstock.loaders.zip_errors import zip_error
 
 MAX_ENTRIES = 64
-MAX_HEADER = 10_000  # bytes of an array's header, NumPy's own limit
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python unpacks within a limit
 DAMAGED = "a damaged npz archive ({}); fetch it again"
 
@@ -66,40 +64,28 @@ def _read_array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
     raw = archive.read(entry)  # at most entry.file_size bytes, which were checked
     stream = io.BytesIO(raw)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read(stream, max_header_size=MAX_HEADER)
-    except Exception as error:  # of damaged text: of NumPy, of tokenize, of Python's parser
+        header = read_header(stream)
+    except (ValueError, EOFError) as error:
         raise FormatError(
-            f"{path}: array '{entry.filename}' has a damaged header ({type(error).__name__})"
+            f"{path}: array '{entry.filename}' has a damaged header: {error}"
         ) from None
-    begin = stream.tell()
+    begin, shape, dtype = stream.tell(), header.shape, header.dtype
     if dtype.kind not in "fiub":
         raise FormatError(f"{path}: array '{entry.filename}' is of {dtype}, expected numbers")
-    count = math.prod(shape)
-    if min(shape, default=0) < 0 or count * dtype.itemsize != len(raw) - begin:
+    if header.nbytes != len(raw) - begin:
         raise FormatError(
             f"{path}: array '{entry.filename}' of shape {shape} and {dtype} needs "
-            f"{count * dtype.itemsize} bytes, it has {len(raw) - begin}"
+            f"{header.nbytes} bytes, it has {len(raw) - begin}"
         )
-    flat = np.frombuffer(raw, dtype, count, begin)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    flat = np.frombuffer(raw, dtype, offset=begin) if header.nbytes else np.empty(0, dtype)
+    return flat.reshape(shape[::-1]).T if header.fortran else flat.reshape(shape)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """An npz file that is not compressed: trained numbers do not become smaller.
+    """An npz file, as `write_npz` makes it, whole or not at all.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    with (
-        partial_file(path) as (handle, _),
-        zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        for name, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            with archive.open(entry, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
+    with partial_file(path) as (handle, _):
+        write_npz(handle, arrays)
