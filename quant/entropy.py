@@ -19,12 +19,15 @@ from penstock import _native
 Numbers = NDArray[np.uint16]
 Neighbours = NDArray[np.int32]
 
-DIRECT, RESIDUAL, FRESH = range(3)
+DIRECT, RESIDUAL, FRESH, NARROW = range(4)
 NONE, NEAREST, MEAN_OF_TWO, MEAN_OF_FOUR, SLOPE, REFERENCE = range(6)
 NO_REFERENCE, DIGITS = 255, 254
 MAX_SIZE = 1 << 16
 MOST_MODELLED = 12  # bits of a direct number
 SLOWEST = 9
+OTHERS = 0.03  # bits a number, at most, for those that NARROW has no symbol for
+SYMBOLS = 15  # numbers that NARROW has a symbol for
+FASTER = 1.01  # times the bits that numbers of half the symbols may cost
 SAMPLE = 20_000
 """Numbers of a channel that its coding is chosen by; the whole is then coded by that."""
 
@@ -36,8 +39,9 @@ class ChannelCoding:
     """How a channel is coded: the fields of the format.
 
     Attributes:
-        mode: DIRECT, RESIDUAL (to the prediction) or FRESH (numbered by first appearance).
-        raw: lowest bits that are not modelled.
+        mode: DIRECT, RESIDUAL (to the prediction), FRESH (numbered by first appearance) or NARROW
+            (15 numbers have a symbol, the others are raw).
+        raw: lowest bits that are not modelled; of NARROW the first number with a symbol.
         predictor: NONE, NEAREST, MEAN_OF_TWO, MEAN_OF_FOUR, SLOPE or REFERENCE.
         reference: number of an earlier channel, DIGITS or NO_REFERENCE.
         buckets, reference_buckets: bits of the prediction and of the reference in the context.
@@ -83,8 +87,8 @@ class ChannelCoding:
         referred = self.reference
         if not 1 <= size <= MAX_SIZE:
             return f"size is {size}, expected 1 to {MAX_SIZE}"
-        if self.mode not in (DIRECT, RESIDUAL, FRESH):
-            return f"mode is {self.mode}, expected 0 to 2"
+        if self.mode not in (DIRECT, RESIDUAL, FRESH, NARROW):
+            return f"mode is {self.mode}, expected 0 to 3"
         if not NONE <= self.predictor <= REFERENCE:
             return f"predictor is {self.predictor}, expected 0 to 5"
         if self.buckets > 4 or self.reference_buckets > 4:
@@ -97,7 +101,9 @@ class ChannelCoding:
             return "it uses a reference and names none"
         if self.mode == DIRECT and not 0 <= modelled <= MOST_MODELLED:
             return f"raw is {self.raw} of {width_of(size)} bits, expected 0 to 12 modelled ones"
-        if self.mode != DIRECT and (self.raw or self.buckets):
+        if self.mode == NARROW and self.raw >= size:
+            return f"the first number with a symbol is {self.raw}, expected less than {size}"
+        if self.mode not in (DIRECT, NARROW) and (self.raw or self.buckets):
             return "raw bits or buckets in a mode that has none"
         if self.mode == FRESH and (self.uses_reference or self.predictor != NONE):
             return "a prediction of fresh numbers"
@@ -234,7 +240,31 @@ def choose_coding(
             bits = cost(coding)
             if bits < least:
                 best, least = coding, bits
-    return best
+    # Fewer symbols are decoded in less time: some more bits are allowed for that.
+    narrow = min(_narrow(best, cut, size), key=cost, default=best)
+    narrow = min(_narrow_contexts(narrow, best), key=cost, default=best)
+    return narrow if cost(narrow) <= FASTER * least else best
+
+
+def _narrow(best: ChannelCoding, values: Numbers, size: int) -> Iterator[ChannelCoding]:
+    """One symbol instead of two, where 15 numbers in a row are nearly all there are."""
+    if best.mode != DIRECT or not 4 < width_of(size) - best.raw <= MOST_MODELLED:
+        return
+    counts = np.cumsum(np.bincount(values, minlength=size + SYMBOLS))
+    within = counts[SYMBOLS - 1 :] - np.concatenate([[0], counts[:-SYMBOLS]])
+    for first in range(min(size, 256)):
+        if (len(values) - within[first]) * width_of(size) <= OTHERS * len(values):
+            yield ChannelCoding(NARROW, first)
+
+
+def _narrow_contexts(narrow: ChannelCoding, best: ChannelCoding) -> Iterator[ChannelCoding]:
+    if narrow.mode == NARROW:
+        yield narrow
+        for slowest in (7, 8):
+            for buckets in range(max(best.buckets - 1, 0), best.buckets + 1):
+                yield replace(
+                    best, mode=NARROW, raw=narrow.raw, buckets=buckets, slowest=slowest
+                )
 
 
 def _kinds(best: ChannelCoding, size: int, references: tuple[int, ...]) -> Iterator[ChannelCoding]:

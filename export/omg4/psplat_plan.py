@@ -6,6 +6,7 @@ neighbours in space and tell each other what they are like.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,7 @@ from penstock.quant.morton import morton_codes
 PLACES = (0, 1, 2, 3, 4, 6)  # numbers of modelled digits that are tried
 POSITION_SAMPLE = 40_000
 REFERENCES = 4  # earlier channels that one may refer to, at most
+MOST, FIRST = 8, 2  # times the least splats of a group: of a pair of pieces, and of the first piece
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def plan_psplat(encoded: EncodedSplats, least_group: int, *, entropy: bool = Tru
         key=lambda found: list(ATTRIBUTES).index(found[0].attribute),
     )
     books, numbers, arranged = _books([part for part, _ in parts], neighbours, len(groups) == 1)
+    if not any(book.fresh for book in books):
+        groups = _in_pieces(groups, least_group)
     channels: list[PlannedChannel] = []
     for (part, first), number, values in zip(parts, numbers, arranged, strict=True):
         book = books[number]
@@ -168,6 +172,25 @@ def _in_order(
         groups.append(PlannedGroup(part, begin, end))
         at = part.stop
     return encoded.select(np.concatenate(orders)), tuple(groups)
+
+
+def _in_pieces(groups: Sequence[PlannedGroup], least: int) -> tuple[PlannedGroup, ...]:
+    """Large groups cut, so that a reader's threads share them.
+
+    Of the first group a small piece comes first: no other is decoded before what that teaches. The
+    others are even in number.
+    """
+    least = max(least, 1)
+    found: list[PlannedGroup] = []
+    for group in groups:
+        begin, end = group.part.start, group.part.stop
+        if not found and end - begin > 2 * FIRST * least:
+            found.append(replace(group, part=slice(begin, begin + FIRST * least)))
+            begin += FIRST * least
+        pieces = 2 * -(-(end - begin) // (MOST * least)) if end - begin > MOST * least // 2 else 1
+        edges = [begin + (end - begin) * k // pieces for k in range(pieces + 1)]
+        found += [replace(group, part=slice(*pair)) for pair in itertools.pairwise(edges)]
+    return tuple(found)
 
 
 def _neighbours(splats: EncodedSplats, groups: Sequence[PlannedGroup]) -> Neighbours:

@@ -106,6 +106,7 @@ public:
             for (size_t i = 0; i < count; ++i) {
                 for (int axis = 0; axis < 3; ++axis) cells[3 * i + static_cast<size_t>(axis)] = gather_bits(group.codes[i] >> axis);
             }
+            kept.reserve(group.kept.size());
             for (const uint16_t k : group.kept) kept.push_back(static_cast<uint8_t>(k + 1));
         }
         MadeNumbers channels;
@@ -249,7 +250,7 @@ Made<int32_t> neighbours_of(const Cells & cells, const Bytes & digits, int bits)
 
 // Of each part, columns from `first` on of `out` take, or are added to, the entry (K, d) that a row's index names.
 void gather_entries(const std::vector<std::tuple<Entries, Numbers, size_t, bool>> & parts, const Columns & out) {
-    constexpr size_t kRows = 256;  // at a time, so that they stay in the cache from part to part
+    constexpr size_t kRows = 64;  // at a time, so that they stay in the cache from part to part
     const size_t count = out.shape(0), width = out.shape(1);
     float * const first_row = aligned(out, "out");
     const auto stride = static_cast<size_t>(out.stride(0));
@@ -260,9 +261,9 @@ void gather_entries(const std::vector<std::tuple<Entries, Numbers, size_t, bool>
         aligned(indices, "indices");
         if (indices.size() != count) throw ArgumentError("there must be an index for each row");
         if (first > width || columns > width - first) throw ArgumentError("entries reach past the last column");
-        for (size_t i = 0; i < count; ++i) {
-            if (indices.data()[i] >= rows) throw ArgumentError("an index is not below its codebook's size");
-        }
+        uint16_t most = 0;  // without a branch for each
+        for (size_t i = 0; i < count; ++i) most = std::max(most, indices.data()[i]);
+        if (count != 0 && most >= rows) throw ArgumentError("an index is not below its codebook's size");
     }
     nb::gil_scoped_release released;
     for (size_t begin = 0; begin < count; begin += kRows) {

@@ -23,7 +23,7 @@ void check_spec(const ChannelSpec & spec, size_t number, bool digits) {
         throw ArgumentError("the coding of channel " + std::to_string(number) + ": " + what);
     };
     if (spec.size < 1 || spec.size > 65536) refuse("size " + std::to_string(spec.size) + ", expected 1 to 65536");
-    if (spec.mode > Mode::fresh) refuse("an unknown mode");
+    if (spec.mode > Mode::narrow) refuse("an unknown mode");
     if (spec.predictor > Predictor::reference) refuse("an unknown predictor");
     if (spec.buckets > 4 || spec.reference_buckets > 4) refuse("more than 4 bits of buckets");
     if (spec.slowest < 4 || spec.slowest > 9) refuse("a slowest rate that is not 4 to 9");
@@ -33,8 +33,10 @@ void check_spec(const ChannelSpec & spec, size_t number, bool digits) {
     const int modelled = width_of(spec.size) - spec.raw;
     if (spec.mode == Mode::direct) {
         if (modelled < 0 || modelled > 12) refuse("from 0 to 12 bits can be modelled, not " + std::to_string(modelled));
+    } else if (spec.mode == Mode::narrow) {
+        if (spec.raw >= spec.size) refuse("its first number with a symbol is not below its size");
     } else if (spec.raw != 0 || spec.buckets != 0) {
-        refuse("raw bits and buckets are for direct coding only");
+        refuse("raw bits and buckets in a mode that has none");
     }
     if (spec.mode == Mode::fresh && (spec.uses_reference() || spec.predictor != Predictor::none)) refuse("fresh numbers are not predicted");
 }
@@ -49,6 +51,9 @@ ChannelModels::ChannelModels(const ChannelSpec & spec) {
             low = models_below(256, std::clamp(modelled - 8, 0, 4));
             break;
         }
+        case Mode::narrow:
+            top = Family(size_t{1} << (spec.buckets + spec.reference_buckets), 16);
+            break;
         case Mode::residual:
             top = Family(size_t{16} << spec.reference_buckets, 16);
             middle = magnitude_models();

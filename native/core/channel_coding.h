@@ -11,7 +11,7 @@
 
 namespace penstock {
 
-enum class Mode : uint8_t { direct = 0, residual = 1, fresh = 2 };
+enum class Mode : uint8_t { direct = 0, residual = 1, fresh = 2, narrow = 3 };
 enum class Predictor : uint8_t { none = 0, nearest = 1, mean_of_two = 2, mean_of_four = 3, slope = 4, reference = 5 };
 
 constexpr uint8_t kNoReference = 255, kDigitsReference = 254;
@@ -19,10 +19,10 @@ constexpr uint8_t kNoReference = 255, kDigitsReference = 254;
 struct ChannelSpec {
     uint32_t size = 1;  // numbers are below it; 1 to 65,536
     Mode mode = Mode::direct;
-    uint8_t raw = 0;                    // lowest bits that are not modelled (direct)
+    uint8_t raw = 0;                    // lowest bits that are not modelled (direct); the first number with a symbol (narrow)
     Predictor predictor = Predictor::none;
     uint8_t reference = kNoReference;   // an earlier channel
-    uint8_t buckets = 0;                // bits of the prediction in the context (direct)
+    uint8_t buckets = 0;                // bits of the prediction in the context (direct, narrow)
     uint8_t reference_buckets = 0;      // bits of the reference in the context
     uint8_t slowest = 7;                // the models' slowest rate
 
@@ -64,7 +64,7 @@ template <class Coder>
 struct ChannelModels {
     explicit ChannelModels(const ChannelSpec & spec);
 
-    Family top;                       // direct: the highest bits; residual: classes; fresh: kinds
+    Family top;                       // direct: the highest bits; residual: classes; fresh: kinds; narrow: numbers
     std::vector<SymbolModel> middle;  // direct: the next bits; else the bits of a magnitude, by class
     std::vector<SymbolModel> low;     // direct: the bits after those
     Family classes;                   // fresh: of the distance
@@ -108,6 +108,15 @@ inline size_t reference_bucket(const ChannelSpec & spec, const Sequence & s, siz
     return static_cast<size_t>(s.reference[i] >> std::max(0, s.reference_width - spec.reference_buckets));
 }
 
+// What a direct or narrow number's first symbol depends on.
+template <Predictor kind>
+inline size_t context_of(const ChannelSpec & spec, int width, const Sequence & s, size_t i) {
+    size_t context = 0;
+    if constexpr (kind != Predictor::none) context = static_cast<size_t>(predict<kind>(spec, width, s, i) >> std::max(0, width - spec.buckets));
+    else if (spec.buckets != 0) context = spec.size / 2 >> std::max(0, width - spec.buckets);
+    return context << spec.reference_buckets | reference_bucket(spec, s, i);
+}
+
 // ---------------------------------------------------------------- magnitudes
 
 inline unsigned class_of(uint32_t magnitude) {
@@ -133,7 +142,7 @@ template <class Coder>
     return magnitude;
 }
 
-// ---------------------------------------------------------------- the three modes
+// ---------------------------------------------------------------- the modes
 
 // `parts`: how many symbols a number has. What is constant is copied, so that it stays in registers.
 template <Predictor kind, int parts, class Coder>
@@ -142,7 +151,6 @@ void code_direct(Coder & outer, const ChannelSpec & given, ChannelModels & model
     const Sequence s = sequence;
     const int width = width_of(spec.size), modelled = width - spec.raw, slowest = spec.slowest, raw = spec.raw;
     const int top = parts > 1 ? 4 : modelled, middle = parts > 2 ? 4 : modelled - 4, low = modelled - 8;
-    const int bucket_shift = std::max(0, width - spec.buckets), reference_shift = std::max(0, s.reference_width - spec.reference_buckets);
     SymbolModel * const contexts = models.top.members.data();
     SymbolModel * const by_top = models.middle.data();
     SymbolModel * const by_middle = models.low.data();
@@ -157,16 +165,36 @@ void code_direct(Coder & outer, const ChannelSpec & given, ChannelModels & model
             coded = coded << bits | symbol;
         };
         if constexpr (parts > 0) {
-            size_t context = 0;
-            if constexpr (kind != Predictor::none) context = static_cast<size_t>(predict<kind>(spec, width, s, i) >> bucket_shift);
-            else if (spec.buckets != 0) context = spec.size / 2 >> bucket_shift;
-            if (spec.reference_buckets != 0) context = context << spec.reference_buckets | s.reference[i] >> reference_shift;
+            const size_t context = context_of<kind>(spec, width, s, i);
             coded = code_by_member(coder, contexts[context], models.top.base, (value >> (width - top)) & ((1u << top) - 1), slowest);
             if (coded >> top != 0) coder.fail("a number is too large for its channel");
         }
         if constexpr (parts > 1) next(by_top[coded], width - 4 - middle, middle);
         if constexpr (parts > 2) next(by_middle[coded], raw, low);
         if (raw > 0) coded = coded << raw | coder.bits(raw, value & ((1u << raw) - 1));
+        if constexpr (Coder::kDecodes) {
+            if (coded >= spec.size) coder.fail("a number is too large for its channel");
+            s.values[i] = static_cast<uint16_t>(coded);
+        }
+    }
+    outer = std::move(coder);
+}
+
+// One symbol, where direct numbers of 17 or more take two.
+template <Predictor kind, class Coder>
+void code_narrow(Coder & outer, const ChannelSpec & given, ChannelModels & models, const Sequence & sequence) {
+    constexpr uint32_t kOther = 15;
+    const ChannelSpec spec = given;
+    const Sequence s = sequence;
+    const int width = width_of(spec.size), slowest = spec.slowest;
+    const uint32_t first = spec.raw;
+    SymbolModel * const contexts = models.top.members.data();
+    Coder coder = std::move(outer);
+    for (size_t i = 0; i < s.count; ++i) {
+        coder.ready();
+        const uint32_t value = Coder::kDecodes ? 0 : s.values[i];
+        const uint32_t symbol = code_by_member(coder, contexts[context_of<kind>(spec, width, s, i)], models.top.base, std::min(value - first, kOther), slowest);
+        const uint32_t coded = symbol != kOther ? first + symbol : coder.bits(width, value);
         if constexpr (Coder::kDecodes) {
             if (coded >= spec.size) coder.fail("a number is too large for its channel");
             s.values[i] = static_cast<uint16_t>(coded);
@@ -253,6 +281,7 @@ void code_channel(Coder & coder, const ChannelSpec & spec, ChannelModels & model
     if (spec.mode == Mode::fresh) return code_fresh(coder, spec, models, s, kinds);
     const auto predicted = [&]<Predictor kind>() {
         if (spec.mode == Mode::residual) return code_residual<kind>(coder, spec, models, s, kinds);
+        if (spec.mode == Mode::narrow) return code_narrow<kind>(coder, spec, models, s);
         switch ((width_of(spec.size) - spec.raw + 3) / 4) {
             case 0: return code_direct<kind, 0>(coder, spec, models, s);
             case 1: return code_direct<kind, 1>(coder, spec, models, s);
@@ -260,7 +289,7 @@ void code_channel(Coder & coder, const ChannelSpec & spec, ChannelModels & model
             default: return code_direct<kind, 3>(coder, spec, models, s);
         }
     };
-    const bool unused = spec.mode == Mode::direct && spec.buckets == 0;
+    const bool unused = spec.mode != Mode::residual && spec.buckets == 0;
     switch (unused ? Predictor::none : spec.predictor) {
         case Predictor::none: return predicted.template operator()<Predictor::none>();
         case Predictor::nearest: return predicted.template operator()<Predictor::nearest>();

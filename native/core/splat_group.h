@@ -83,7 +83,7 @@ void code_group(Coder & coder, const GroupSpec & spec, GroupModels & models, Gro
 
 struct Sheet {
     size_t rows = 0, columns = 1;
-    ChannelSpec spec;  // modes direct and residual; reference 0 is the value to the left
+    ChannelSpec spec;  // any mode but fresh; reference 0 is the value to the left
     std::vector<uint16_t> values;  // row by row
 };
 

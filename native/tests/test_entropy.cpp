@@ -147,7 +147,7 @@ GroupNumbers random_group(GroupSpec & spec, size_t count) {
         ChannelSpec channel;
         const uint32_t sizes[] = {1, 2, 3, 16, 17, 100, 256, 257, 1024, 4096, 5000, 65535, 65536};
         channel.size = sizes[below(13)];
-        channel.mode = static_cast<Mode>(below(3));
+        channel.mode = static_cast<Mode>(below(4));
         channel.predictor = static_cast<Predictor>(below(6));
         channel.slowest = static_cast<uint8_t>(4 + below(6));
         channel.reference_buckets = static_cast<uint8_t>(below(5));
@@ -158,6 +158,9 @@ GroupNumbers random_group(GroupSpec & spec, size_t count) {
             channel.buckets = static_cast<uint8_t>(below(5));
             const int least = std::max(0, width - 12);
             channel.raw = static_cast<uint8_t>(least + static_cast<int>(below(static_cast<uint32_t>(width - least + 1))));
+        } else if (channel.mode == Mode::narrow) {
+            channel.buckets = static_cast<uint8_t>(below(5));
+            channel.raw = static_cast<uint8_t>(below(std::min(channel.size, 256u)));
         }
         if (channel.reference == kNoReference || channel.mode == Mode::fresh) {
             channel.reference_buckets = 0;
@@ -259,12 +262,15 @@ void test_sheets() {
             sheet.rows = 1 + below(200);
             sheet.columns = 1 + below(12);
             sheet.spec.size = below(2) == 0 ? 65536 : 1 + below(300);
-            sheet.spec.mode = static_cast<Mode>(below(2));
+            const Mode modes[] = {Mode::direct, Mode::residual, Mode::narrow};
+            sheet.spec.mode = modes[below(3)];
             sheet.spec.predictor = static_cast<Predictor>(below(6));
             sheet.spec.reference = 0;
             if (sheet.spec.mode == Mode::direct) {
                 sheet.spec.raw = static_cast<uint8_t>(std::max(0, width_of(sheet.spec.size) - 12));
                 sheet.spec.buckets = static_cast<uint8_t>(below(5));
+            } else if (sheet.spec.mode == Mode::narrow) {
+                sheet.spec.raw = static_cast<uint8_t>(below(std::min(sheet.spec.size, 256u)));
             }
             sheet.spec.reference_buckets = static_cast<uint8_t>(below(5));
             for (size_t i = 0; i < sheet.rows * sheet.columns; ++i) sheet.values.push_back(static_cast<uint16_t>(below(sheet.spec.size)));
@@ -339,6 +345,21 @@ void test_lies() {
             encoder.symbol(m.middle[0], last, slowest);
         });
         CHECK(refused == (last > 1), "symbol %u of one bit", last);
+    }
+    ChannelSpec narrow;
+    narrow.size = 20;
+    narrow.mode = Mode::narrow;
+    narrow.raw = 10;
+    for (const unsigned symbol : {9u, 10u, 14u}) {  // 19, 20, 24
+        const bool refused = sheet_refused(narrow, [&](SymbolEncoder & encoder, ChannelModels & m) { code_in_context(encoder, m.top, 0, symbol, slowest); });
+        CHECK(refused == (symbol > 9), "symbol %u from 10 on", symbol);
+    }
+    for (const uint32_t number : {0u, 19u, 20u, 31u}) {
+        const bool refused = sheet_refused(narrow, [&](SymbolEncoder & encoder, ChannelModels & m) {
+            code_in_context(encoder, m.top, 0, 15, slowest);
+            encoder.bits(5, number);
+        });
+        CHECK(refused == (number > 19), "the raw number %u of 20", number);
     }
     ChannelSpec residual;
     residual.size = 16;

@@ -15,6 +15,7 @@ from penstock.quant.entropy import (
     DIRECT,
     FRESH,
     MEAN_OF_TWO,
+    NARROW,
     NEAREST,
     NO_REFERENCE,
     REFERENCE,
@@ -114,6 +115,16 @@ def test_a_channel_that_follows_another_is_coded_by_it() -> None:
     assert bits < 4 and chosen(values, 256)[1] > 7.5
 
 
+def test_numbers_of_which_few_are_frequent_take_one_symbol_each() -> None:
+    rng = np.random.default_rng(8)
+    bell = np.clip(np.rint(rng.normal(9, 2.1, 20_000)), 0, 18).astype(np.uint16)
+    coding, bits = chosen(bell, 19)
+    assert coding.mode == NARROW and 2 <= coding.raw <= 4
+    counts = np.bincount(bell) / len(bell)
+    assert bits < 1.03 * -(counts[counts > 0] * np.log2(counts[counts > 0])).sum()
+    assert chosen(3 * bell, 55)[0].mode != NARROW  # the same, further apart
+
+
 def test_noise_is_not_modelled_in_vain() -> None:
     rng = np.random.default_rng(4)
     for size in (16, 4096, 50_000):
@@ -135,7 +146,7 @@ def test_fresh_numbers_need_no_index() -> None:
         coded_bits(values[::-1].copy(), 5000, near, ChannelCoding(mode=FRESH))
 
 
-@pytest.mark.parametrize("mode", [DIRECT, RESIDUAL])
+@pytest.mark.parametrize("mode", [DIRECT, RESIDUAL, NARROW])
 @pytest.mark.parametrize("predictor", range(6))
 def test_bits_are_those_of_the_file(mode: int, predictor: int) -> None:
     """Counted alone and encoded in a group of splats in a row, whose neighbours are known."""
@@ -145,7 +156,7 @@ def test_bits_are_those_of_the_file(mode: int, predictor: int) -> None:
     first = rng.integers(0, 50, n).astype(np.uint16)
     values = ((first * 3 + rng.integers(0, 20, n)) % 200).astype(np.uint16)
     uses = predictor in (SLOPE, REFERENCE)
-    coding = ChannelCoding(mode, 0, predictor, 0 if uses else NO_REFERENCE, 3 if mode == 0 else 0)
+    coding = ChannelCoding(mode, 0, predictor, 0 if uses else NO_REFERENCE, 3 * (mode != RESIDUAL))
     rows = coding_rows([(plain_coding(50), 50), (coding, 200)])
     coder = _native.SplatCoder(1, 0, 7, None, rows)
     none = np.zeros(0, np.uint8)

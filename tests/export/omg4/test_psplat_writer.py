@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from penstock.errors import StorageError, UsageError
 from penstock.export.omg4.psplat_writer import psplat_size, write_psplat
 from penstock.export.omg4.static_quantization import quantize_splats
 from penstock.export.report import Progress
+from penstock.loaders.splats.codebook import Codebook
 from penstock.loaders.splats.encoded import EncodedSplats, SubVector
 from penstock.loaders.splats.model import SplatModel
 from penstock.loaders.splats.psplat_file import PsplatFile
@@ -93,6 +95,34 @@ def test_groups_are_reported(tmp_path: Path) -> None:
     sizes = write_psplat(tmp_path / "a.psplat", encoded, least_group=50, progress=seen.append)
     assert [p.done for p in seen] == list(range(1, sizes.groups + 1))
     assert sizes.groups > 1 and {p.total for p in seen} == {sizes.groups}
+
+
+def test_large_groups_are_cut_for_the_readers_threads(tmp_path: Path) -> None:
+    encoded = quantize_splats(sphere(5000))
+    whole = write_psplat(tmp_path / "whole.psplat", encoded)
+    pieces = write_psplat(tmp_path / "pieces.psplat", encoded, least_group=150)
+    assert whole.groups == 1 and pieces.total - whole.total < 0.04 * whole.total
+    with (
+        PsplatFile.open(tmp_path / "whole.psplat") as one,
+        PsplatFile.open(tmp_path / "pieces.psplat") as many,
+    ):
+        first, *others = (segment.count for segment in many.info.segments)
+        assert first == 300 and len(others) % 2 == 0
+        assert max(others) - min(others) <= 1 and max(others) <= 600
+        assert many.active(0.0) == tuple(range(pieces.groups))
+        a, b = one.read_all(), many.read_all(threads=2)
+    assert (a.means == b.means).all() and (a.sh == b.sh).all()
+
+
+def test_numbers_by_first_use_need_one_group(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    encoded = random_encoded(3000, seed=9)
+    book = Codebook.half(rng.normal(size=(2900, 3)))
+    indices = rng.permutation(3000).astype(np.uint16) % 2900
+    kept = tuple(part for part in encoded.parts if part.attribute not in ("dc", "opponent"))
+    own = replace(encoded, parts=(*kept, SubVector("dc", book, indices)))
+    assert write_psplat(tmp_path / "a.psplat", own, least_group=100).groups == 1
+    assert write_psplat(tmp_path / "b.psplat", encoded, least_group=100).groups > 1
 
 
 def test_the_same_splats_make_the_same_bytes(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def random_indices(rng: np.random.Generator, count: int, size: int) -> NDArray[n
     if kind == 0:
         found = rng.integers(0, size, count)
     elif kind == 1:
-        found = np.minimum(rng.geometric(0.2, count) - 1, size - 1)
+        found = np.minimum(rng.geometric(rng.choice([0.2, 0.5]), count) - 1, size - 1)
     else:
         found = (np.cumsum(rng.integers(-1, 2, count)) + size // 2) % size
     return found.astype(np.uint16)

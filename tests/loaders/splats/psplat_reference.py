@@ -124,9 +124,10 @@ def channel(
             v.append(_fresh(p, coding, n, v, kinds))
             continue
         predicted = _predicted(coding, neighbours, v, r, rw, i)
-        if coding.mode == 0:
+        if coding.mode in (0, 3):
             context = predicted >> max(0, coding.width - coding.buckets) if coding.buckets else 0
-            v.append(_direct(p, coding, (context << coding.reference_buckets) + bucket))
+            of_mode = _direct if coding.mode == 0 else _narrow
+            v.append(of_mode(p, coding, (context << coding.reference_buckets) + bucket))
         else:
             context = kinds[n] if n >= 0 else 0
             u = _magnitude(p, coding, "top", (context << coding.reference_buckets) + bucket, kinds)
@@ -173,6 +174,13 @@ def _direct(p: Payload, coding: Coding, context: int) -> int:
         left -= bits
     if coding.low:
         number = number << coding.low | p.raw(coding.low)
+    assert number < coding.size
+    return number
+
+
+def _narrow(p: Payload, coding: Coding, context: int) -> int:
+    symbol = p.member(coding.family("numbers", 16), context, coding.slowest)
+    number = coding.low + symbol if symbol < 15 else p.raw(coding.width)
     assert number < coding.size
     return number
 
@@ -379,9 +387,10 @@ def _sheet(p: Payload, coding: Coding, rows: int, columns: int) -> list[int]:
         bucket = 0
         if coding.reference_buckets:
             bucket = left[i] >> max(0, rw - coding.reference_buckets)
-        if coding.mode == 0:
+        if coding.mode in (0, 3):
             context = predicted >> max(0, coding.width - coding.buckets) if coding.buckets else 0
-            v.append(_direct(p, coding, (context << coding.reference_buckets) + bucket))
+            of_mode = _direct if coding.mode == 0 else _narrow
+            v.append(of_mode(p, coding, (context << coding.reference_buckets) + bucket))
         else:
             context = kinds[n] if n >= 0 else 0
             u = _magnitude(p, coding, "top", (context << coding.reference_buckets) + bucket, kinds)
