@@ -262,9 +262,7 @@ def _narrow_contexts(narrow: ChannelCoding, best: ChannelCoding) -> Iterator[Cha
         yield narrow
         for slowest in (7, 8):
             for buckets in range(max(best.buckets - 1, 0), best.buckets + 1):
-                yield replace(
-                    best, mode=NARROW, raw=narrow.raw, buckets=buckets, slowest=slowest
-                )
+                yield replace(best, mode=NARROW, raw=narrow.raw, buckets=buckets, slowest=slowest)
 
 
 def _kinds(best: ChannelCoding, size: int, references: tuple[int, ...]) -> Iterator[ChannelCoding]:
