@@ -6,7 +6,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -18,6 +17,7 @@
 #include "aligned.h"
 #include "entropy_decoder.h"
 #include "entropy_encoder.h"
+#include "entry_columns.h"
 #include "error.h"
 
 namespace nb = nanobind;
@@ -102,10 +102,7 @@ public:
             GroupModels models = start(primed);
             group = decode_group(spec_, models, payload.data(), payload.size(), count);
             if (learn) keep(std::move(models));
-            cells.resize(3 * count);
-            for (size_t i = 0; i < count; ++i) {
-                for (int axis = 0; axis < 3; ++axis) cells[3 * i + static_cast<size_t>(axis)] = gather_bits(group.codes[i] >> axis);
-            }
+            cells = cells_of(group.codes);
             kept.reserve(group.kept.size());
             for (const uint16_t k : group.kept) kept.push_back(static_cast<uint8_t>(k + 1));
         }
@@ -249,42 +246,21 @@ Made<int32_t> neighbours_of(const Cells & cells, const Bytes & digits, int bits)
 }
 
 // Of each part, columns from `first` on of `out` take, or are added to, the entry (K, d) that a row's index names.
-void gather_entries(const std::vector<std::tuple<Entries, Numbers, size_t, bool>> & parts, const Columns & out) {
-    constexpr size_t kRows = 64;  // at a time, so that they stay in the cache from part to part
+void gather_into(const std::vector<std::tuple<Entries, Numbers, size_t, bool>> & parts, const Columns & out) {
     const size_t count = out.shape(0), width = out.shape(1);
     float * const first_row = aligned(out, "out");
     const auto stride = static_cast<size_t>(out.stride(0));
     if (out.stride(0) < 0 || (width > 1 && out.stride(1) != 1)) throw ArgumentError("a row's columns must follow each other");
+    std::vector<EntryColumns> given;
+    given.reserve(parts.size());
     for (const auto & [entries, indices, first, adds] : parts) {
-        const size_t rows = entries.shape(0), columns = entries.shape(1);
-        aligned(entries, "entries");
-        aligned(indices, "indices");
+        const size_t columns = entries.shape(1);
         if (indices.size() != count) throw ArgumentError("there must be an index for each row");
         if (first > width || columns > width - first) throw ArgumentError("entries reach past the last column");
-        uint16_t most = 0;  // without a branch for each
-        for (size_t i = 0; i < count; ++i) most = std::max(most, indices.data()[i]);
-        if (count != 0 && most >= rows) throw ArgumentError("an index is not below its codebook's size");
+        given.push_back({aligned(entries, "entries"), entries.shape(0), columns, aligned(indices, "indices"), first, adds});
     }
     nb::gil_scoped_release released;
-    for (size_t begin = 0; begin < count; begin += kRows) {
-        const size_t end = std::min(begin + kRows, count);
-        for (const auto & [entries, indices, first, adds] : parts) {
-            const size_t columns = entries.shape(1);
-            const float * const from = entries.data();
-            const uint16_t * const index = indices.data();
-            float * const to = first_row + first;
-            if (columns == 1 && !adds) {
-                for (size_t i = begin; i < end; ++i) to[i * stride] = from[index[i]];
-                continue;
-            }
-            for (size_t i = begin; i < end; ++i) {
-                for (size_t c = 0; c < columns; ++c) {
-                    const float value = from[index[i] * columns + c];
-                    to[i * stride + c] = adds ? to[i * stride + c] + value : value;
-                }
-            }
-        }
-    }
+    gather_entries(given, count, first_row, stride);
 }
 
 }  // namespace
@@ -305,7 +281,7 @@ void bind_entropy(nb::module_ & m) {
     m.def("decode_sheets", &decode_sheet_list, "payload"_a.noconvert(), "shapes"_a, "specs"_a.noconvert(),
           "Numbers of each sheet (rows, columns) of a codebook section, flat. Raises FormatError, ValueError.");
     m.def("encode_sheets", &encode_sheet_list, "values"_a.noconvert(), "columns"_a, "specs"_a.noconvert(), "The payload of sheets, flat numbers row by row.");
-    m.def("gather_entries", &gather_entries, "parts"_a, "out"_a.noconvert(),
+    m.def("gather_entries", &gather_into, "parts"_a, "out"_a.noconvert(),
           "Write columns of out (n, width): each part is entries (K, d), indices (n) below K, the first column,\n"
           "and whether to add to what is there. Raises ValueError.");
     m.def("channel_bits", &bits_of_channel, "values"_a.noconvert(), "neighbours"_a.noconvert(), "spec"_a.noconvert(), "reference"_a.none(),

@@ -4,6 +4,14 @@
 
 namespace penstock {
 
+std::vector<uint32_t> cells_of(const std::vector<uint64_t> & codes) {
+    std::vector<uint32_t> cells(3 * codes.size());
+    for (size_t i = 0; i < codes.size(); ++i) {
+        for (size_t axis = 0; axis < 3; ++axis) cells[3 * i + axis] = gather_bits(codes[i] >> axis);
+    }
+    return cells;
+}
+
 void find_neighbours(const uint64_t * codes, const uint16_t * kept, int bits, size_t count, int32_t * nearest) {
     constexpr int kWindow = 32;
     // Before the first splats lie some that are farther from everything than anything else is.

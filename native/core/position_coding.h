@@ -37,6 +37,9 @@ inline uint32_t gather_bits(uint64_t v) {
 
 inline uint64_t morton_code(uint32_t x, uint32_t y, uint32_t z) { return spread_bits(x) | spread_bits(y) << 1 | spread_bits(z) << 2; }
 
+// x, y, z of each code.
+std::vector<uint32_t> cells_of(const std::vector<uint64_t> & codes);
+
 // The octal digit of a level, 0 the most significant of `bits`.
 inline unsigned octal_digit(uint64_t code, int bits, int level) { return static_cast<unsigned>(code >> 3 * (bits - 1 - level)) & 7u; }
 

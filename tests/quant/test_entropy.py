@@ -244,5 +244,19 @@ def test_entries_are_gathered() -> None:
             _native.gather_entries([(books[1], index, 0, False)], wrong)
 
 
+def test_single_columns_are_gathered_in_runs() -> None:
+    rng = np.random.default_rng(2)
+    books = rng.normal(size=(12, 9, 1)).astype(np.float32)
+    indices = rng.integers(0, 9, (12, 200)).astype(np.uint16)
+    firsts = [0, 1, 2, 3, 4, 5, 6, 8, 9, 1, 2, 11]  # runs of 4, 3, 2, two that are added, one
+    adds = [9 <= k < 11 for k in range(12)]
+    out = np.zeros((200, 12), np.float32)
+    _native.gather_entries(list(zip(books, indices, firsts, adds, strict=True)), out)
+    expected = np.zeros_like(out)
+    for book, own, first in zip(books, indices, firsts, strict=True):
+        expected[:, first] += book[own, 0]
+    np.testing.assert_array_equal(out, expected)
+
+
 def test_widths() -> None:
     assert [width_of(size) for size in (0, 1, 2, 3, 256, 257, 65536)] == [0, 0, 1, 2, 8, 9, 16]
