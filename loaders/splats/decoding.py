@@ -45,8 +45,11 @@ def decode_into(
         arrays = {net.name: net.values for net in encoded.nets}
         nets = read_nets(arrays, encoded.degree, source)
 
+    parts = _parts_of(encoded)
+
     def decode(begin: int) -> None:
-        _decode_block(encoded, slice(begin, begin + block), model, at + begin, source, nets)
+        columns = _Columns(encoded, parts, slice(begin, begin + block))
+        _decode_block(encoded, columns, model, at + begin, source, nets)
 
     with ThreadPoolExecutor(threads) as pool:
         list((pool.map if threads > 1 else map)(decode, range(0, n, block)))
@@ -54,15 +57,14 @@ def decode_into(
 
 def _decode_block(
     encoded: EncodedSplats,
-    some: slice,
+    columns: _Columns,
     model: SplatModel,
     at: int,
     source: object,
     nets: AppearanceNets | None,
 ) -> None:
     """Fill a model from splat `at` on with some splats, so few that they stay in the cache."""
-    columns = _Columns(encoded, some)
-    to = slice(at, at + columns.count)
+    some, to = columns.some, slice(at, at + columns.count)
     digits = None if encoded.digits is None else encoded.digits[some]
     model.means[to] = encoded.lattice.centres(encoded.cells[some], digits)
     scales, sh = model.scales[to], model.sh[to]
@@ -96,15 +98,24 @@ def _decode_block(
     model.rotations[to] = _rotations(columns, source, some.start)
 
 
+Parts = dict[str, list[tuple[int, SubVector]]]
+
+
+def _parts_of(encoded: EncodedSplats) -> Parts:
+    """Of each attribute the first columns and sub-vectors."""
+    found: Parts = {}
+    for part, first in zip(encoded.parts, first_columns(encoded.parts), strict=True):
+        found.setdefault(part.attribute, []).append((first, part))
+    return found
+
+
 class _Columns:
     """Columns of some splats' attributes, gathered from their sub-vectors."""
 
-    def __init__(self, encoded: EncodedSplats, some: slice = slice(None)) -> None:
-        self._some = some
+    def __init__(self, encoded: EncodedSplats, parts: Parts, some: slice = slice(None)) -> None:
+        self.some = some
         self.count = len(encoded.cells[some])
-        self._parts: dict[str, list[tuple[int, SubVector]]] = {}
-        for part, first in zip(encoded.parts, first_columns(encoded.parts), strict=True):
-            self._parts.setdefault(part.attribute, []).append((first, part))
+        self._parts = parts
 
     def has(self, attribute: str) -> bool:
         return attribute in self._parts
@@ -129,7 +140,7 @@ class _Columns:
             if adds and not written.issuperset(own):
                 out[:, sorted(set(own) - written)] = 0
             written.update(own)
-            indices = np.ascontiguousarray(part.indices[self._some])
+            indices = np.ascontiguousarray(part.indices[self.some])
             parts.append((part.codebook.entries, indices, first, adds))
         for column in set(range(out.shape[1])) - written:
             out[:, column] = 0
@@ -167,7 +178,7 @@ def _squares(rows: Floats) -> Floats:
 
 def time_columns(encoded: EncodedSplats) -> tuple[Floats, Floats]:
     """(t_centers, t_sigmas), [n] each, of a dynamic scene."""
-    columns = _Columns(encoded)
+    columns = _Columns(encoded, _parts_of(encoded))
     return columns.of("t_center", 1)[:, 0], _sigmas(columns)
 
 
