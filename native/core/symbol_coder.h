@@ -88,7 +88,8 @@ public:
         reader_->finish(words_.next);
     }
 
-    [[noreturn]] void fail(const char * what) const { reader_->fail(words_.next, what); }
+    // Inline, as all of these: a call with the coder's address would keep its states out of registers.
+    [[noreturn, gnu::always_inline]] void fail(const char * what) const { reader_->fail(words_.next, what); }
 
 private:
     // The other state's turn. Whether a word is taken cannot be foreseen: a branch for it would cost more than all the rest.
