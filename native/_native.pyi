@@ -485,6 +485,52 @@ def splat_room_bytes(active: int, width: int, height: int, threads: int, most_pa
     Most that a renderer's room grows to for so many active splats and an image of this size.
     """
 
+class SplatTraining:
+    """
+    Loops over a model's splats that training needs besides the rasteriser. `rows` are int64, ascending: the
+    splats that are drawn. Models are (n, ...), a row a splat; what the rasteriser takes and gives is
+    (components, m).
+    """
+
+    def __init__(self, threads: int) -> None: ...
+
+    def columns(self, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """Rows of values (n, c) into out (c, m)."""
+
+    def covariances(self, scales: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rotations: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        Of scales (n, 3) and unit quaternions (n, 4): xx xy xz yy yz zz into out (6, m).
+        """
+
+    def shape_gradients(self, scales: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rotations: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], by_covariance: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], by_scale: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], by_rotation: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        From that by the covariances (6, m), as six free numbers, to by_scale (m, 3), of ln scale, and by_rotation
+        (m, 4), of the unit quaternion and along the sphere only.
+        """
+
+    def colours(self, sh: Annotated[NDArray[numpy.float32], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)], means: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], eye: Sequence[float], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        0.5 and the harmonics sh (n, k, 3) of the direction from eye to means (n, 3), 0 or more, into out (3, m).
+        """
+
+    def harmonics_gradients(self, means: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], eye: Sequence[float], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], colour: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], by_colour: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None, 3), order='C', device='cpu')]) -> None:
+        """
+        From that by colours (3, m) to out (m, k, 3); colour (3, m) as `colours` gave it: none flows through a 0.
+        """
+
+    def add_rows(self, total: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], part: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+        """Add part (m, c) to these rows of total (n, c)."""
+
+    def adam(self, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], first: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], second: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], steps: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu')], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], gradient: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rate: float) -> None:
+        """
+        A step of Adam in these rows of values, whose averages are first and second and whose gradient is gradient,
+        all (n, c); steps (n), int32, counts each row's. What is not finite in a gradient counts as 0.
+        """
+
+    @property
+    def threads(self) -> int:
+        """Threads, the caller's with them."""
+
 class DirectFile:
     """
     A file opened for reads past the page cache; where those are refused, what was read is dropped from it.

@@ -12,52 +12,41 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from penstock.export.omg4.training_loops import TrainingLoops
 
-FIRST, SECOND, LEAST = 0.9, 0.999, 1e-15
+Floats = NDArray[np.float32]
 
 
 class Adam:
     """Steps for one contiguous array [n, ...], which it changes in place."""
 
-    def __init__(self, values: Floats, rate: float) -> None:
+    def __init__(self, values: Floats, rate: float, loops: TrainingLoops) -> None:
         self.values = values
         self.rate = rate
         if not values.flags.c_contiguous:
             raise ValueError("values that are not contiguous cannot be changed in place")
+        self._loops = loops
         self._flat = values.reshape(len(values), math.prod(values.shape[1:]))
         self._first = np.zeros_like(self._flat)
         self._second = np.zeros_like(self._flat)
         self._steps = np.zeros(len(values), np.int32)
 
-    def step(
-        self, rows: NDArray[np.integer], gradient: NDArray[np.floating], factor: float = 1.0
-    ) -> None:
-        """One step of `rate` times factor for these rows, ascending, whose gradients are [m, ...].
+    def step(self, rows: NDArray[np.intp], gradient: Floats, factor: float = 1.0) -> None:
+        """One step of `rate` times factor for these rows, ascending; the gradient is of the values'
+        shape [n, ...].
 
         What is not finite in a gradient counts as 0.
         """
-        g = np.array(gradient, np.float32).reshape(len(rows), self._flat.shape[1])
-        np.copyto(g, np.float32(0), where=~np.isfinite(g))
-        # All rows need no gathering.
-        at: slice | NDArray[np.integer] = slice(None) if len(rows) == len(self.values) else rows
-        self._steps[at] += 1
-        count = self._steps[at].astype(np.float64)[:, None]
-        first, second = self._first[at], self._second[at]  # copies, or the arrays themselves
-        first *= np.float32(FIRST)
-        first += np.float32(1 - FIRST) * g
-        second *= np.float32(SECOND)
-        np.square(g, out=g)
-        g *= np.float32(1 - SECOND)
-        second += g
-        self._first[at], self._second[at] = first, second
-        # rate (m / (1 - b1^t)) / sqrt(v / (1 - b2^t)): what is a row's own comes to one factor.
-        size = self.rate * factor * np.sqrt(1 - SECOND**count) / (1 - FIRST**count)
-        np.sqrt(second, out=g)
-        g += np.float32(LEAST)
-        np.divide(first, g, out=g)
-        g *= size.astype(np.float32)
-        self._flat[at] -= g
+        by_values = np.ascontiguousarray(gradient, np.float32).reshape(self._flat.shape)
+        self._loops.adam(
+            self._flat,
+            self._first,
+            self._second,
+            self._steps,
+            rows,
+            by_values,
+            self.rate * factor,
+        )
 
 
 def rows_of(shape: tuple[int, ...], active: Iterable[NDArray[np.integer]]) -> NDArray[np.intp]:

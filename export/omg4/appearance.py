@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from penstock.export.omg4.adam import Adam
 from penstock.export.omg4.refinement import decay
+from penstock.export.omg4.training_loops import TrainingLoops
 from penstock.export.report import Progress, ProgressCallback
 from penstock.loaders.splats.model import Floats, SplatModel
 from penstock.quant.appearance_nets import (
@@ -84,8 +85,9 @@ class _Training:
         self._gradients: list[tuple[Floats, Floats]] = []  # of the step: (matrix, by it)
         self.features = np.zeros((model.count, FEATURES), np.float32)
         self.features[:, :3] = model.sh[:, 0]  # the paper's start
+        loops = TrainingLoops(1)  # its arrays are small
         self._adams = {
-            id(array): Adam(array, RATE)
+            id(array): Adam(array, RATE, loops)
             for array in (*self._first.values(), *self._second.values(), self.features)
         }
 
@@ -132,7 +134,9 @@ class _Training:
         for array, gradient in self._gradients:
             self._adams[id(array)].step(np.arange(len(array)), gradient, factor)
         self._gradients.clear()
-        self._adams[id(self.features)].step(rows, by_features, factor)
+        by_all = np.zeros_like(self.features)
+        by_all[rows] = by_features
+        self._adams[id(self.features)].step(rows, by_all, factor)
 
     def _forward(self, name: str, inputs: Floats) -> tuple[Floats, Floats]:
         """(outputs, the hidden layer after its bend)."""

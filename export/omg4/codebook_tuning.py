@@ -16,7 +16,7 @@ from penstock.export.omg4.drawing import ModelGradients
 from penstock.export.omg4.rasteriser import Rasteriser
 from penstock.export.omg4.refinement import batches, better_of, decay, gradients_of
 from penstock.export.omg4.settings import CompressionSettings
-from penstock.export.omg4.shape_gradients import shape_gradients
+from penstock.export.omg4.training_loops import TrainingLoops
 from penstock.export.omg4.views import Truth
 from penstock.export.report import Progress, ProgressCallback
 from penstock.loaders.splats.codebook import Codebook, Map
@@ -45,19 +45,19 @@ def tune_codebooks(
         return encoded
     books = Books(encoded)
     optimizers = [
-        Adam(values, RATES[encoded.parts[part].attribute] * settings.rates)
+        Adam(values, RATES[encoded.parts[part].attribute] * settings.rates, rasteriser.loops)
         for part, values in books.values.items()
     ]
     for step, chosen in enumerate(batches(len(truth), settings.batch, steps, settings.seed)):
         current = books.model()
         totals = [np.zeros_like(values) for values in books.values.values()]
         for found in gradients_of(current, chosen, truth, rasteriser, settings):
-            by_books = books.gradients(current, found)
+            by_books = books.gradients(current, found, rasteriser.loops)
             for total, gradient in zip(totals, by_books, strict=True):
                 total += gradient
         for optimizer, total in zip(optimizers, totals, strict=True):
             rows = np.flatnonzero(total.any(axis=1))
-            optimizer.step(rows, total[rows], decay(step, steps))
+            optimizer.step(rows, total, decay(step, steps))
         if progress is not None:
             progress(Progress("codebooks", step + 1, steps, "steps"))
     tuned = books.encoded()
@@ -102,10 +102,12 @@ class Books:
             else np.exp(np.clip(scale, -MOST_LN_SCALE, MOST_LN_SCALE)),
         )
 
-    def gradients(self, model: SplatModel, found: ModelGradients) -> list[Floats]:
+    def gradients(
+        self, model: SplatModel, found: ModelGradients, loops: TrainingLoops
+    ) -> list[Floats]:
         """Of each codebook, in the order of `values`."""
         part = found.active
-        by_scale, _ = shape_gradients(model.scales[part], model.rotations[part], found.covariances)
+        by_scale, _ = loops.shape_gradients(model, part, found.covariances)
         by_attribute: dict[str, NDArray[np.floating]] = {
             "opacity": found.opacities[:, None],
             "opponent": found.sh[:, 0] @ OPPONENT.T,

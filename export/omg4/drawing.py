@@ -9,7 +9,6 @@ is left out: colours change little over the way that a mean goes in a step.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.export.omg4.rasteriser import Gradients, Rasteriser, Scene
-from penstock.loaders.splats.covariance import covariances
-from penstock.loaders.splats.harmonics import basis
 from penstock.loaders.splats.model import SEEN_SIGMAS, Floats, SplatModel
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ class ModelGradients:
         active: [m] indices of them, ascending; the other arrays are theirs.
         sh: [m, k, 3].
         opacities: [m]. means: [m, 3].
-        covariances: [m, 6], by xx, xy, xz, yy, yz, zz as six free numbers.
+        covariances: [6, m], by xx, xy, xz, yy, yz, zz as six free numbers.
         velocities: [m, 3]. t_centers, t_sigmas: [m]. All three None of a static model.
         weights: [m], the sum over pixels of what share of each the splat has.
         screen: [m], length of the gradient by the mean's place on the screen, a pixel.
@@ -71,20 +68,17 @@ class Drawing:
             time: seconds; ignored by a static model.
         """
         self.active = active_at(model, time)
-        part = self.active
-        means = model.means[part]
-        self._colour, self._basis = colours(model.sh[part], means, camera.eye)
-        motion = model.motion
+        part, loops, motion = self.active, rasteriser.loops, model.motion
+        self._model, self._camera, self._rasteriser = model, camera, rasteriser
         self._scene = Scene(
-            _columns(means),
-            _columns(covariances(model.scales[part], model.rotations[part])),
+            loops.columns(model.means, part),
+            loops.covariances(model, part),
             np.ascontiguousarray(model.opacities[part]),
-            _columns(self._colour),
-            None if motion is None else _columns(motion.velocities[part]),
+            loops.colours(model, camera, part),
+            None if motion is None else loops.columns(motion.velocities, part),
             None if motion is None else np.ascontiguousarray(motion.t_centers[part]),
             None if motion is None else np.ascontiguousarray(motion.t_sigmas[part]),
         )
-        self._rasteriser = rasteriser
         self.image = rasteriser.draw(self._scene, camera, 0.0 if time is None else time)
 
     def gradients(self, by_image: Floats) -> ModelGradients:
@@ -93,10 +87,12 @@ class Drawing:
         found: Gradients = self._rasteriser.backward(by_image)
         return ModelGradients(
             self.active,
-            by_harmonics(found.colour.T, self._colour, self._basis),
+            self._rasteriser.loops.harmonics_gradients(
+                self._model, self._camera, self.active, self._scene.colour, found.colour
+            ),
             found.opacity,
             np.ascontiguousarray(found.mean.T),
-            np.ascontiguousarray(found.covariance.T),
+            found.covariance,
             None if found.velocity is None else np.ascontiguousarray(found.velocity.T),
             found.t_center,
             found.t_sigma,
@@ -118,33 +114,3 @@ def active_at(model: SplatModel, time: float | None) -> NDArray[np.intp]:
         return np.arange(model.count)
     away = np.abs(model.motion.t_centers - np.float32(time))
     return np.flatnonzero(away <= 1.001 * SEEN_SIGMAS * model.motion.t_sigmas)
-
-
-def colours(sh: Floats, means: Floats, eye: NDArray[np.float64]) -> tuple[Floats, Floats]:
-    """(colours [n, 3], the basis [n, k]) of harmonics [n, k, 3] seen from eye [3]."""
-    degree = math.isqrt(sh.shape[1]) - 1
-    if degree == 0:
-        seen = np.ones((len(sh), 3))  # the constant does not ask where from
-    else:
-        seen = means - eye
-        length = np.linalg.norm(seen, axis=1)
-        seen /= np.where(length > 0, length, 1)[:, None]
-    functions = np.ascontiguousarray(basis(seen, degree), np.float32)
-    found = (functions[:, None, :] @ sh)[:, 0] + np.float32(0.5)
-    return np.maximum(found, np.float32(0)), functions
-
-
-def by_harmonics(by_colour: Floats, colour: Floats, functions: Floats) -> Floats:
-    """The gradient of a loss by harmonics [n, k, 3], given that by the colours [n, 3].
-
-    Args:
-        colour, functions: as `colours` gives them: nothing flows through a colour that was cut off.
-    """
-    flows = by_colour * (colour > 0)
-    result: Floats = functions[:, :, None] * flows[:, None, :]
-    return result
-
-
-def _columns(rows: Floats) -> Floats:
-    """[n, c] as [c, n], component by component, as the rasteriser has it."""
-    return np.ascontiguousarray(rows.T, np.float32)

@@ -53,7 +53,7 @@ def merge(
         return model
     merging = Merging(model, groups, settings.merge_shape)
     before = merging.model()
-    optimizer = Adam(merging.logits, RATE * settings.rates)
+    optimizer = Adam(merging.logits, RATE * settings.rates, rasteriser.loops)
     steps = settings.merge_steps
     for step, chosen in enumerate(
         batches(len(truth), settings.batch, steps, settings.seed + number + 1)
@@ -63,7 +63,7 @@ def merge(
         for found in gradients_of(current, chosen, truth, rasteriser, settings):
             total += merging.by_logits(current, found)
         rows = np.flatnonzero(total.any(axis=1))
-        optimizer.step(rows, total[rows])
+        optimizer.step(rows, total)
         if progress is not None:
             progress(Progress(f"merging {number + 1}", step + 1, steps, "steps"))
     if steps == 0:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from penstock import _native
 from penstock.errors import UsageError
 from penstock.export.omg4.settings import CompressionSettings
+from penstock.export.omg4.training_loops import TrainingLoops
 from penstock.loaders.cores import compute_threads
 from penstock.loaders.splats.model import LOW_PASS, WEIGHT_CUTOFF
 
@@ -82,6 +83,7 @@ class NativeRasteriser:
             threads: None: one for each core.
             footprint: as SplatRenderer has it.
         """
+        self.loops = TrainingLoops(threads)
         self._sentinel = footprint == "omg4-sentinel"
         self._renderer = _native.SplatRenderer(compute_threads(threads))
         self._last: tuple[Scene, _native.SplatScene, Camera, _native.SplatOptions] | None = None
@@ -144,7 +146,13 @@ class NativeRasteriser:
 
 
 class Rasteriser(Protocol):
-    """Draws a scene, and says how the last picture changes with it."""
+    """Draws a scene, and says how the last picture changes with it.
+
+    Attributes:
+        loops: what else training does with splats.
+    """
+
+    loops: TrainingLoops
 
     def draw(self, scene: Scene, camera: Camera, time: float) -> Floats:
         """The picture [h, w, 3] at a time in seconds."""
@@ -163,5 +171,5 @@ def rasteriser_for(settings: CompressionSettings) -> Rasteriser:
         from penstock.export.omg4.torch_rasteriser import TorchRasteriser, has_gpu
 
         if settings.device == "cuda" or has_gpu():
-            return TorchRasteriser("cuda", footprint=settings.footprint)
+            return TorchRasteriser("cuda", footprint=settings.footprint, threads=settings.threads)
     return NativeRasteriser(settings.threads, settings.footprint)

@@ -18,7 +18,7 @@ from penstock.export.omg4.drawing import Drawing, ModelGradients
 from penstock.export.omg4.losses import loss
 from penstock.export.omg4.rasteriser import Rasteriser, rasteriser_for
 from penstock.export.omg4.settings import CompressionSettings
-from penstock.export.omg4.shape_gradients import shape_gradients
+from penstock.export.omg4.training_loops import TrainingLoops
 from penstock.export.omg4.views import Truth, own_views
 from penstock.export.report import Progress, ProgressCallback
 from penstock.loaders.splats.activations import logit, sigmoid
@@ -81,7 +81,7 @@ def refine_against(
         return model
     parameters = Parameters(model)
     optimizers = {
-        name: Adam(values, RATES[name] * parameters.unit(name) * settings.rates)
+        name: Adam(values, RATES[name] * parameters.unit(name) * settings.rates, rasteriser.loops)
         for name, values in parameters.arrays.items()
     }
     for step, chosen in enumerate(batches(len(truth), settings.batch, steps, settings.seed)):
@@ -90,12 +90,14 @@ def refine_against(
         seen = []
         for found in gradients_of(current, chosen, truth, rasteriser, settings):
             seen.append(found.active)
-            for name, gradient in parameters.raw_gradients(current, found).items():
-                totals[name][found.active] += gradient
+            for name, gradient in parameters.raw_gradients(
+                current, found, rasteriser.loops
+            ).items():
+                rasteriser.loops.add_rows(totals[name], found.active, gradient)
         rows = rows_of(model.opacities.shape, seen)
         factor = decay(step, steps)
         for name, optimizer in optimizers.items():
-            optimizer.step(rows, totals[name][rows], factor)
+            optimizer.step(rows, totals[name], factor)
         parameters.keep_in_range()
         if progress is not None:
             progress(Progress(stage, step + 1, steps, "steps"))
@@ -173,21 +175,21 @@ class Parameters:
             motion,
         )
 
-    def raw_gradients(self, model: SplatModel, found: ModelGradients) -> dict[str, Floats]:
+    def raw_gradients(
+        self, model: SplatModel, found: ModelGradients, loops: TrainingLoops
+    ) -> dict[str, Floats]:
         """By the trained arrays' rows `found.active`; `model` is what was drawn."""
         part = found.active
         opacity = model.opacities[part]
-        by_scale, by_rotation = shape_gradients(
-            model.scales[part], model.rotations[part], found.covariances
-        )
+        by_scale, by_rotation = loops.shape_gradients(model, part, found.covariances)
         length = np.linalg.norm(self.arrays["rotations"][part], axis=1, keepdims=True)
         gradients = {
             "means": found.means,
             "dc": found.sh[:, :1],
             "rest": found.sh[:, 1:],
             "opacity": found.opacities * opacity * (1 - opacity),
-            "scales": by_scale.astype(np.float32),
-            "rotations": (by_rotation / np.maximum(length, 1e-12)).astype(np.float32),
+            "scales": by_scale,
+            "rotations": by_rotation / np.maximum(length, np.float32(1e-12)),
         }
         motion = model.motion
         if motion is not None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import BackendMissingError, UsageError
 from penstock.export.omg4.rasteriser import Gradients, Scene
+from penstock.export.omg4.training_loops import TrainingLoops
 from penstock.loaders.splats.model import LOW_PASS, WEIGHT_CUTOFF
 
 if TYPE_CHECKING:
@@ -73,8 +74,17 @@ class TorchRasteriser:
         footprint: as SplatRenderer has it.
     """
 
-    def __init__(self, device: str, dtype: str = "float32", footprint: str = "exact") -> None:
+    def __init__(
+        self,
+        device: str,
+        dtype: str = "float32",
+        footprint: str = "exact",
+        threads: int | None = None,
+    ) -> None:
         """
+        Args:
+            threads: of what is not drawing; None: one for each core.
+
         Raises:
             BackendMissingError: torch is not installed, or the GPU is not there.
         """
@@ -83,6 +93,7 @@ class TorchRasteriser:
                 "device 'cuda' needs torch and a GPU that it can use: pip install "
                 "'penstock[export]', or use the device 'cpu'"
             )
+        self.loops = TrainingLoops(threads)
         self.device = device
         self.dtype = dtype
         self.footprint = footprint

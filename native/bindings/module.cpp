@@ -11,6 +11,7 @@ void bind_window(nb::module_ & m);
 void bind_decoder(nb::module_ & m);
 void bind_streamer(nb::module_ & m);
 void bind_splats(nb::module_ & m);
+void bind_splat_training(nb::module_ & m);
 void bind_direct_file(nb::module_ & m);
 void bind_entropy(nb::module_ & m);
 
@@ -43,6 +44,7 @@ NB_MODULE(_native, m) {
     bind_decoder(m);
     bind_streamer(m);
     bind_splats(m);
+    bind_splat_training(m);
     bind_direct_file(m);
     bind_entropy(m);
 }

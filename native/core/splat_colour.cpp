@@ -6,17 +6,9 @@
 #include <string>
 
 #include "error.h"
+#include "splat_basis.h"
 
 namespace penstock {
-namespace {
-
-constexpr float kC0 = 0.28209479177387814f;
-constexpr float kC1 = 0.4886025119029199f;
-constexpr float kC2[3] = {1.0925484305920792f, 0.31539156525252005f, 0.5462742152960396f};
-constexpr float kC3[5] = {0.5900435899266435f, 2.890611442640554f, 0.4570457994644658f, 0.3731763325901154f,
-                          1.445305721320277f};
-
-}  // namespace
 
 // Coefficient by coefficient over a whole block: every loop is over consecutive floats, which the
 // compiler turns into vector instructions.

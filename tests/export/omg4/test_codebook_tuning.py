@@ -13,6 +13,7 @@ from penstock.export.omg4.quantization import encode_model
 from penstock.export.omg4.rasteriser import NativeRasteriser
 from penstock.export.omg4.report import mean_psnr
 from penstock.export.omg4.settings import BookSizes, CompressionSettings
+from penstock.export.omg4.training_loops import TrainingLoops
 from penstock.export.omg4.views import Truth
 from penstock.loaders.splats.codebook import Codebook
 from penstock.loaders.splats.decoding import decode_splats
@@ -69,7 +70,7 @@ def test_gradients_by_codes_are_those_of_differences() -> None:
     by_opacity = rng.normal(size=20).astype(np.float32)
     zeros = np.zeros(20, np.float32)
     found = ModelGradients(
-        active, by_sh, by_opacity, np.zeros((20, 3), np.float32), np.zeros((20, 6), np.float32),
+        active, by_sh, by_opacity, np.zeros((20, 3), np.float32), np.zeros((6, 20), np.float32),
         None, None, None, zeros, zeros,
     )  # fmt: skip
 
@@ -79,7 +80,7 @@ def test_gradients_by_codes_are_those_of_differences() -> None:
             (model.sh[active] * by_sh).sum() + (model.opacities[active] * by_opacity).sum()
         )
 
-    gradients = books.gradients(books.model(), found)
+    gradients = books.gradients(books.model(), found, TrainingLoops(1))
     checked = 0
     for values, gradient in zip(books.values.values(), gradients, strict=True):
         for row in range(0, len(values), 2):

@@ -53,7 +53,7 @@ def test_gradients_by_logits_are_those_of_differences(shape: str) -> None:
     active = np.array([1, 3, 4, 5])
     zeros = np.zeros(4, np.float32)
     found = ModelGradients(
-        active, by_sh[active], zeros, by_mean[active], np.zeros((4, 6), np.float32), None, None,
+        active, by_sh[active], zeros, by_mean[active], np.zeros((6, 4), np.float32), None, None,
         None, zeros, zeros,
     )  # fmt: skip
 

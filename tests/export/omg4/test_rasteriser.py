@@ -9,12 +9,13 @@ import pytest
 
 from penstock.errors import BackendMissingError, UsageError
 from penstock.export.omg4 import torch_rasteriser
-from penstock.export.omg4.drawing import Drawing, active_at, colours, draw_model
+from penstock.export.omg4.drawing import Drawing, active_at, draw_model
 from penstock.export.omg4.rasteriser import NativeRasteriser, Rasteriser, rasteriser_for
 from penstock.export.omg4.settings import CompressionSettings
 from penstock.export.omg4.torch_rasteriser import TorchRasteriser
 from penstock.loaders.splats.harmonics import C0
 from penstock.loaders.splats.model import SplatModel
+from penstock.runtime.splats.camera import look_at
 from penstock.runtime.splats.renderer import SplatRenderer
 from tests.export.omg4.scenes import cameras, cloud
 
@@ -126,24 +127,24 @@ def test_only_active_splats_are_looked_at(native: NativeRasteriser) -> None:
     assert active_at(replace(model, motion=None), None).tolist() == list(range(200))
 
 
-def test_colours_are_clipped_at_black() -> None:
+def test_colours_are_clipped_at_black(native: NativeRasteriser) -> None:
     sh = np.zeros((2, 1, 3), np.float32)
     sh[0] = (0, 1, -9)
-    found, _ = colours(sh, np.ones((2, 3), np.float32), np.zeros(3))
-    assert found[0] == pytest.approx([0.5, 0.5 + C0, 0], abs=1e-6)
-    assert found[1] == pytest.approx([0.5] * 3)
+    model = replace(cloud(2, coefficients=1), sh=sh)
+    found = native.loops.colours(model, cameras(1)[0], np.arange(2))
+    assert found[:, 0] == pytest.approx([0.5, 0.5 + C0, 0], abs=1e-6)
+    assert found[:, 1] == pytest.approx([0.5] * 3)
 
 
-def test_a_colour_depends_on_where_it_is_seen_from() -> None:
+def test_a_colour_depends_on_where_it_is_seen_from(native: NativeRasteriser) -> None:
     """Degree 1's second function is C1 z: brighter from behind than from the front."""
     sh = np.zeros((1, 4, 3), np.float32)
     sh[0, 2] = 0.5
-    far = colours(sh, np.array([[0, 0, 5]], np.float32), np.zeros(3))[0]
-    back = colours(sh, np.array([[0, 0, 5]], np.float32), np.array([0, 0, 10.0]))[0]
-    assert far[0] == pytest.approx([0.5 + 0.5 * 0.4886025] * 3)
-    assert back[0] == pytest.approx([0.5 - 0.5 * 0.4886025] * 3)
-    inside = colours(sh, np.zeros((1, 3), np.float32), np.zeros(3))[0]
-    assert np.isfinite(inside).all()
+    model = replace(cloud(1), sh=sh, means=np.array([[0, 0, 5]], np.float32))
+    for z, sign in ((0.0, 1), (10.0, -1)):
+        camera = look_at((0, 0, z), (0, 0, 5), width=8, height=8)
+        found = native.loops.colours(model, camera, np.arange(1))
+        assert found[:, 0] == pytest.approx([0.5 + sign * 0.5 * 0.4886025] * 3)
 
 
 def empty() -> SplatModel:
