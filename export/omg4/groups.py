@@ -2,6 +2,9 @@
 
     similarity = -|dx|^2 - 4 |d colour|^2       x by the scene's range, colour by its own
 
+Merged by moments, the drift in one t_sigma counts as a place does, and a pair that is shown for a
+share of the scene's time has that share of its distance: it errs for so much shorter.
+
 In each cell a pair is alike when it is over both a fixed similarity and a quantile of the cell's
 pairs. The paper lets a splat be in several groups, whose representatives then all take its colour;
 here each splat is in one group at most, that of the lowest index which it is like.
@@ -71,15 +74,16 @@ def find_groups(model: SplatModel, settings: CompressionSettings, number: int = 
     features = np.concatenate([places, COLOUR * _by_extremes(model.sh[:, 0])], axis=1)
     moments = settings.merge_shape == "moments"
     sigmas = None
-    if model.motion is not None and moments:
-        drift = model.motion.velocities * model.motion.t_sigmas[:, None]
+    motion = model.motion
+    if motion is not None and moments:
+        drift = motion.velocities * motion.t_sigmas[:, None]
         features = np.concatenate([features, drift / _range(model.means)], axis=1)
-        sigmas = np.log(model.motion.t_sigmas.astype(np.float64))
+        sigmas = motion.t_sigmas.astype(np.float64)
+    span = 1.0 if motion is None else max(motion.end - motion.start, 1e-6)
     found: list[Indices] = []
     for cell in _cells(model, settings, number):
-        found += _groups_of(
-            features[cell], None if sigmas is None else sigmas[cell], cell, settings
-        )
+        times = None if sigmas is None else sigmas[cell] / span
+        found += _groups_of(features[cell], times, cell, settings)
     lengths = np.array([len(one) for one in found], np.intp)
     members = np.concatenate(found) if found else np.zeros(0, np.intp)
     return Groups(members, np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp))
@@ -88,14 +92,19 @@ def find_groups(model: SplatModel, settings: CompressionSettings, number: int = 
 def _groups_of(
     features: Doubles, sigmas: Doubles | None, cell: Indices, settings: CompressionSettings
 ) -> list[Indices]:
-    """Groups among the m splats of a cell, by their features [m, f]."""
+    """Groups among the m splats of a cell, by their features [m, f]; t_sigmas over the scene's
+    duration, where they count, [m]."""
     similar = -np.square(features[:, None] - features).sum(axis=2)  # [m, m]
+    if sigmas is not None:
+        shown = np.minimum(np.sqrt(2 * np.pi) * sigmas, 1)
+        similar *= np.maximum(shown[:, None], shown)
     pairs = similar[_above_diagonal(len(cell))]
     if pairs.max() < settings.merge_similarity:
         return []
     alike = similar >= max(settings.merge_similarity, _quantile(pairs, settings.merge_quantile))
     if sigmas is not None:
-        alike &= np.abs(sigmas[:, None] - sigmas) <= np.log(SIGMA_RATIO)
+        logs = np.log(sigmas)
+        alike &= np.abs(logs[:, None] - logs) <= np.log(SIGMA_RATIO)
     free = np.ones(len(cell), np.bool_)
     found = []
     for i in np.flatnonzero(alike.sum(axis=1) > 1).tolist():

@@ -1,10 +1,13 @@
 """Compresses a model of splats: every stage of OMG4, each where the settings have it.
 
     drawable       what no camera can see goes, but where coding is exact
+    settling       what stands still for the whole scene is said to
     sampling       the best by SD score stay                       then refinement
     pruning        what is low in space and in time goes           then refinement
     merging        look-alikes become one, a few rounds            then refinement
-    quantization   positions to a lattice, the rest to codebooks, whose numbers are tuned
+    training       longer, once no more splats go
+    quantization   positions to a lattice, the rest to codebooks; colours learn to live with what
+                   places and shapes became; codebooks' numbers are tuned
     coding         the size of the .psplat file, entropy-coded
 
 Views without photos show the model that was given: then it is the truth.
@@ -13,8 +16,9 @@ Views without photos show the model that was given: then it is the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -26,13 +30,14 @@ from penstock.export.omg4.codebook_tuning import tune_codebooks
 from penstock.export.omg4.merging import merge
 from penstock.export.omg4.pruning import keep_drawable, keep_high
 from penstock.export.omg4.psplat_writer import PsplatContent, PsplatSizes, psplat_content
-from penstock.export.omg4.quantization import encode_model
+from penstock.export.omg4.quantization import encode_colours, encode_model
 from penstock.export.omg4.rasteriser import Rasteriser, rasteriser_for
 from penstock.export.omg4.refinement import refine_against
 from penstock.export.omg4.report import CompressionReport, Quality, StageReport, mean_psnr
 from penstock.export.omg4.sampling import keep_best
 from penstock.export.omg4.scores import Scores, importance, score, sd_scores
 from penstock.export.omg4.settings import CompressionSettings
+from penstock.export.omg4.settling import settle
 from penstock.export.omg4.static_quantization import Precision, exact_splats, quantize_splats
 from penstock.export.omg4.views import Truth, held_out, own_views, without_image
 from penstock.export.report import Progress, ProgressCallback
@@ -123,6 +128,7 @@ class _Run:
         self.test = Truth(test, model, rasteriser)
         few = np.unique(np.linspace(0, len(test) - 1, CHECKED).astype(np.intp)).tolist()
         self._few = Truth([test[k] for k in few], model, rasteriser)
+        self._scored: Scores | None = None  # of the splats that sampling left
         self._measured: tuple[SplatModel | None, float | None] = None, None
         self._stages: list[StageReport] = []
         self._notes: list[str] = []
@@ -134,35 +140,61 @@ class _Run:
         self._notes.append(text)
 
     def choose(self) -> None:
-        """The stages that leave fewer splats."""
+        """The stages that leave fewer splats, and training after each."""
         settings = self.settings
         if settings.coding != "exact":  # which keeps what nobody sees, too
-            self._keep(keep_drawable(self.model), "drawable")
-        if settings.sampling or settings.pruning:
-            scores = self._scores()
-            if settings.sampling:
-                kept = keep_best(sd_scores(scores, settings.score), settings.keep)
-                scores = scores.of(kept)
-                self._keep(kept, "sampling")
-            # The paper prunes by the gradients that it sampled by.
-            if settings.pruning:
-                self._keep(keep_high(scores, settings.pruning_quantile), "pruning")
+            self._keep(keep_drawable(self.model))
+            self._done("drawable")
+        if settings.settling and self.model.dynamic:
+            self.model = settle(self.model)
+            self._done("settling")
+        seen = self.model
+        stages: list[Callable[[], str | None]] = []
+        if settings.sampling:
+            stages.append(self._sample)
+        if settings.pruning:
+            stages.append(self._prune)
         if settings.merging:
-            for number in range(settings.merge_rounds):
-                before = self.model
-                self.model = merge(
-                    before,
-                    self.truth,
-                    self.rasteriser,
-                    settings,
-                    number=number,
-                    progress=self.progress,
-                )
-                if self.model is before:
-                    self.note(f"merging {number + 1} found no splats that look alike")
-                    break
-                self._refine("merging")
-                self._done(f"merging {number + 1}")
+            stages += [partial(self._merge, number) for number in range(settings.merge_rounds)]
+        for number, stage in enumerate(stages):
+            name = stage()
+            if name is None:
+                break
+            if number + 1 < len(stages):
+                self._refine(f"refinement after {name}", settings.refine_steps)
+            self._done(name)
+        if self.model is not seen and settings.final_steps:
+            self._refine("training", settings.final_steps)
+            self._done("training")
+
+    def _sample(self) -> str:
+        scores = self._scores()
+        kept = keep_best(sd_scores(scores, self.settings.score), self.settings.keep)
+        self._scored = scores.of(kept)
+        self._keep(kept)
+        return "sampling"
+
+    def _prune(self) -> str:
+        # The paper prunes by the gradients that it sampled by.
+        scores = self._scores() if self._scored is None else self._scored
+        self._keep(keep_high(scores, self.settings.pruning_quantile))
+        return "pruning"
+
+    def _merge(self, number: int) -> str | None:
+        """A round of merging; None where nothing was left to merge."""
+        merged = merge(
+            self.model,
+            self.truth,
+            self.rasteriser,
+            self.settings,
+            number=number,
+            progress=self.progress,
+        )
+        if merged is self.model:
+            self.note(f"merging {number + 1} found no splats that look alike")
+            return None
+        self.model = settle(merged) if self.settings.settling else merged
+        return f"merging {number + 1}"
 
     def encode(self) -> EncodedSplats:
         """Quantization, and the tuning of its codebooks. Nets need those: they learn from what is
@@ -182,6 +214,8 @@ class _Run:
         if nets:
             return self._with_nets(weights)
         encoded = encode_model(model, settings.books, weights=weights, seed=settings.seed)
+        if settings.colour_steps and model.count:
+            encoded = self._with_colours(encoded, weights)
         return tune_codebooks(
             encoded, self.truth, self.rasteriser, settings, progress=self.progress
         )
@@ -230,6 +264,24 @@ class _Run:
             against_model,
         )
 
+    def _with_colours(
+        self, encoded: EncodedSplats, weights: NDArray[np.float64] | None
+    ) -> EncodedSplats:
+        """Colours and opacities learn to live with the shapes and places that were kept."""
+        model, settings = self.model, self.settings
+        placed = replace(decode_splats(encoded), sh=model.sh, opacities=model.opacities)
+        learned = refine_against(
+            placed,
+            self.truth,
+            self.rasteriser,
+            settings,
+            steps=settings.colour_steps,
+            only=("dc", "rest", "opacity"),
+            stage="colours",
+            progress=self.progress,
+        )
+        return encode_colours(encoded, learned, settings.books, weights=weights, seed=settings.seed)
+
     def _with_nets(self, weights: NDArray[np.float64] | None) -> EncodedSplats:
         """Nets that know where splats will be decoded to: they see fine detail of that."""
         model, settings = self.model, self.settings
@@ -260,20 +312,18 @@ class _Run:
     def _scores(self) -> Scores:
         return score(self.model, self.truth, self.rasteriser, self.settings, self.progress)
 
-    def _keep(self, indices: NDArray[np.intp], stage: str) -> None:
+    def _keep(self, indices: NDArray[np.intp]) -> None:
         if len(indices) < self.model.count:
             self.model = select(self.model, indices)
-            if stage != "drawable":  # nothing is lost there
-                self._refine(stage)
-        self._done(stage)
 
-    def _refine(self, stage: str) -> None:
+    def _refine(self, stage: str, steps: int) -> None:
         self.model = refine_against(
             self.model,
             self.truth,
             self.rasteriser,
             self.settings,
-            stage=f"refinement after {stage}",
+            steps=steps,
+            stage=stage,
             progress=self.progress,
         )
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.export.omg4.settings import BookSizes
+from penstock.export.omg4.settling import LASTING
 from penstock.loaders.splats.codebook import Codebook
 from penstock.loaders.splats.decoding import MOST_LN_SIGMA
 from penstock.loaders.splats.encoded import OPPONENT, EncodedSplats, SubVector, scalar_sub_vector
@@ -31,13 +33,13 @@ from penstock.quant.vector_quantization import (
     quantize_columns,
 )
 
+COLOURS = ("opacity", "opponent", "rest")  # attributes
 BANDS = (9, 15, 21)  # columns of `rest` of each degree
 LEAST_SCALE = 1e-9  # world units; ln of 0 is not a number
 MOST_FLOAT16 = 6e4
 SMALL = 0.05  # quantile of the middle scales: splats that are smaller have no finer places
 REST_STEP = 1 / 128  # of the numbers of the harmonics' codebooks
 MOST_STEPS = 65_000  # between the least and the greatest of numbers on a grid
-LASTING = 8.0  # a t_sigma, over the time to the scene's farther end: 0.992 of the weight is left
 
 
 def encode_model(
@@ -64,9 +66,7 @@ def encode_model(
     columns = rotations[:, 1:] if len(books.rotation) != 2 else rotations
     parts += maker.vectors("rotation", columns, books.rotation)
     if features is None:
-        parts += maker.vectors("opacity", model.opacities[:, None], books.opacity)
-        parts += maker.vectors("opponent", model.sh[:, 0] @ OPPONENT.T, books.colour)
-        parts += _rest(maker, model.sh, books)
+        parts += _colours(maker, model, books)
     else:
         parts += maker.vectors("appearance", features, books.appearance)
     means, motion = model.means.astype(np.float64), model.motion
@@ -84,6 +84,33 @@ def encode_model(
         end=None if motion is None else motion.end,
         fps=None if motion is None else motion.fps,
     )
+
+
+def encode_colours(
+    encoded: EncodedSplats,
+    model: SplatModel,
+    books: BookSizes,
+    *,
+    weights: NDArray[np.floating] | None = None,
+    seed: int = 0,
+) -> EncodedSplats:
+    """The same with the model's colours and opacities; everything else stays as it is encoded.
+
+    Args:
+        model: of the same splats in the same order.
+
+    Raises:
+        UsageError: a number that no codebook holds.
+    """
+    maker = _Maker(books, weights, seed, model.count)
+    parts = [part for part in encoded.parts if part.attribute not in COLOURS]
+    return replace(encoded, parts=(*parts, *_colours(maker, model, books)))
+
+
+def _colours(maker: _Maker, model: SplatModel, books: BookSizes) -> list[SubVector]:
+    parts = maker.vectors("opacity", model.opacities[:, None], books.opacity)
+    parts += maker.vectors("opponent", model.sh[:, 0] @ OPPONENT.T, books.colour)
+    return parts + _rest(maker, model.sh, books)
 
 
 def canonical_shapes(

@@ -8,16 +8,18 @@ scales and of t_sigmas, quaternions of any length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.export.omg4.adam import Adam, rows_of
 from penstock.export.omg4.drawing import Drawing, ModelGradients
 from penstock.export.omg4.losses import loss
 from penstock.export.omg4.rasteriser import Rasteriser, rasteriser_for
 from penstock.export.omg4.settings import CompressionSettings
+from penstock.export.omg4.settling import settled
 from penstock.export.omg4.training_loops import TrainingLoops
 from penstock.export.omg4.views import Truth, own_views
 from penstock.export.report import Progress, ProgressCallback
@@ -72,32 +74,43 @@ def refine_against(
     rasteriser: Rasteriser,
     settings: CompressionSettings,
     *,
+    steps: int | None = None,
+    only: Collection[str] | None = None,
     stage: str = "refinement",
     progress: ProgressCallback | None = None,
 ) -> SplatModel:
-    """The same with a truth of the caller's; the model itself where it did not become better."""
-    steps = settings.refine_steps
+    """The same with a truth of the caller's; the model itself where it did not become better.
+
+    Args:
+        steps: None: `settings.refine_steps`.
+        only: which arrays are trained, by their names in `RATES`; None: all.
+    """
+    steps = settings.refine_steps if steps is None else steps
     if steps == 0 or model.count == 0:
         return model
     parameters = Parameters(model)
     optimizers = {
         name: Adam(values, RATES[name] * parameters.unit(name) * settings.rates, rasteriser.loops)
         for name, values in parameters.arrays.items()
+        if only is None or name in only
     }
+    fixed = parameters.fixed()
     for step, chosen in enumerate(batches(len(truth), settings.batch, steps, settings.seed)):
         current = parameters.model()
-        totals = {name: np.zeros_like(values) for name, values in parameters.arrays.items()}
+        totals = {name: np.zeros_like(parameters.arrays[name]) for name in optimizers}
         seen = []
         for found in gradients_of(current, chosen, truth, rasteriser, settings):
             seen.append(found.active)
             for name, gradient in parameters.raw_gradients(
                 current, found, rasteriser.loops
             ).items():
-                rasteriser.loops.add_rows(totals[name], found.active, gradient)
+                if name in totals:
+                    rasteriser.loops.add_rows(totals[name], found.active, gradient)
         rows = rows_of(model.opacities.shape, seen)
         factor = decay(step, steps)
         for name, optimizer in optimizers.items():
-            optimizer.step(rows, totals[name], factor)
+            free = rows[~fixed[name][rows]] if name in fixed else rows
+            optimizer.step(free, totals[name], factor)
         parameters.keep_in_range()
         if progress is not None:
             progress(Progress(stage, step + 1, steps, "steps"))
@@ -134,6 +147,7 @@ class Parameters:
             "rotations": model.rotations.copy(),
         }
         self._motion = model.motion
+        self._settled = settled(model)
         if model.motion is not None:
             self.arrays["velocities"] = model.motion.velocities.copy()
             self.arrays["t_centers"] = model.motion.t_centers.copy()
@@ -142,6 +156,16 @@ class Parameters:
         self.arrays = {name: np.ascontiguousarray(a) for name, a in self.arrays.items()}
         low, high = np.percentile(model.means, [1, 99], axis=0)
         self._radius = max(0.5 * float(np.max(high - low)), 1e-6)
+
+    def fixed(self) -> dict[str, NDArray[np.bool_]]:
+        """Which rows [n] of which arrays are not trained: settling.py."""
+        if self._motion is None:
+            return {}
+        return {
+            "velocities": self._settled.still,
+            "t_centers": self._settled.lasting,
+            "t_sigmas": self._settled.lasting,
+        }
 
     def unit(self, name: str) -> float:
         """What a learning rate of 1 means for this array."""

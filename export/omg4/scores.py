@@ -25,6 +25,8 @@ from penstock.loaders.splats.model import Floats, SplatModel
 
 Doubles = NDArray[np.float64]
 
+MOST_VIEWS = 256  # that are looked at
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -53,14 +55,19 @@ def score(
     settings: CompressionSettings,
     progress: ProgressCallback | None = None,
 ) -> Scores:
-    """One pass over all views, the model's picture and its gradient in each.
+    """One pass over the views, `MOST_VIEWS` of them by chance where there are more: the model's
+    picture and its gradient in each.
 
     Raises:
         FormatError, StorageError, UsageError: a view's image cannot be had.
     """
     space, weight = np.zeros(model.count), np.zeros(model.count)
     time = np.zeros(model.count) if model.dynamic else None
-    for number, view in enumerate(truth.views):
+    chosen = np.arange(len(truth))
+    if len(truth) > MOST_VIEWS:  # evenly would be always the same moments, where cameras take turns
+        chosen = np.random.default_rng(settings.seed).permutation(len(truth))[:MOST_VIEWS]
+    for done, number in enumerate(np.sort(chosen).tolist()):
+        view = truth.views[number]
         drawing = Drawing(rasteriser, model, view.camera, view.time)
         if view.image is None:
             by_image = random_signs(drawing.image.shape, (settings.seed, number))
@@ -74,7 +81,7 @@ def score(
             signed = settings.score == "signed"
             time[found.active] += found.t_centers if signed else np.abs(found.t_centers)
         if progress is not None:
-            progress(Progress("scores", number + 1, len(truth), "views"))
+            progress(Progress("scores", done + 1, len(chosen), "views"))
     return Scores(space, time, weight)
 
 

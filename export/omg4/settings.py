@@ -96,7 +96,10 @@ class CompressionSettings:
         merge_shape: "representative", the paper's: shape and times of one member; "moments": of
             the whole group's mass.
         merge_steps: of training each group's weights; 0: weights by mass.
-        refine_steps: after each stage that removes splats.
+        refine_steps: of training after each stage that removes splats, but the last.
+        final_steps: of training after the last of them.
+        settling: what stands still for the whole scene is said to: settling.py.
+        colour_steps: of training colours and opacities once places and shapes are quantized.
         tune_steps: of training the codebooks with fixed indices.
         appearance: "sh", harmonics through codebooks; "nets", OMG4's implicit nets.
         degree: of the harmonics at most; None: as the model's.
@@ -119,24 +122,27 @@ class CompressionSettings:
         seed: of every choice by chance.
     """
 
-    sampling: bool = True
+    sampling: bool = False
     keep: float = 0.2
     score: str = "absolute"
     pruning: bool = True
-    pruning_quantile: float = 0.8
+    pruning_quantile: float = 0.3
     merging: bool = True
-    merge_rounds: int = 2
+    merge_rounds: int = 1
     merge_cell: float = 0.03
     merge_span: float = 0.3
-    merge_similarity: float = -0.01
+    merge_similarity: float = -0.0008
     merge_quantile: float = 0.0
     merge_growth: float = 1.2
     merge_shape: str = "moments"
     merge_steps: int = 50
     refine_steps: int = 300
+    final_steps: int = 5000
+    settling: bool = True
+    colour_steps: int = 100
     tune_steps: int = 100
     appearance: str = "sh"
-    degree: int | None = None
+    degree: int | None = 1
     net_steps: int = 3000
     quantization: bool = True
     coding: str = "vectors"
@@ -147,7 +153,7 @@ class CompressionSettings:
     ssim: float = 0.0
     batch: int = 2
     own_views: bool = True
-    rates: float = 3.0
+    rates: float = 6.0
     footprint: str = "exact"
     device: str = "cpu"
     threads: int | None = None
@@ -161,6 +167,7 @@ class CompressionSettings:
     def omg4(cls) -> CompressionSettings:
         """The paper's choices as far as they carry over, with fewer steps."""
         return cls(
+            sampling=True,
             keep=0.2,
             pruning_quantile=0.8,
             score="signed",
@@ -169,8 +176,13 @@ class CompressionSettings:
             merge_similarity=-0.0003,
             merge_quantile=0.7,
             merge_shape="representative",
+            merge_rounds=2,
+            degree=None,
             merge_steps=1000,
             refine_steps=1000,
+            final_steps=1000,
+            settling=False,
+            colour_steps=0,
             tune_steps=1000,
             appearance="nets",
             net_steps=5000,
@@ -191,7 +203,11 @@ class CompressionSettings:
             pruning=False,
             merging=False,
             refine_steps=0,
+            final_steps=0,
+            settling=False,
+            colour_steps=0,
             tune_steps=0,
+            degree=None,
             coding="scalars",
             finer=1.5,
             books=BookSizes.static(),
@@ -251,6 +267,8 @@ class CompressionSettings:
             ("batch", 1, 1024),
             ("merge_steps", 0, 10**6),
             ("refine_steps", 0, 10**6),
+            ("final_steps", 0, 10**6),
+            ("colour_steps", 0, 10**6),
             ("tune_steps", 0, 10**6),
             ("net_steps", 0, 10**6),
             ("seed", 0, 2**63),

@@ -26,10 +26,15 @@ from penstock.runtime.splats.camera import View
 from tests.export.omg4.scenes import cloud, views
 
 QUICK = CompressionSettings(
+    sampling=True,
     keep=0.5,
+    pruning_quantile=0.8,
     merge_rounds=1,
     merge_steps=3,
+    merge_similarity=-0.01,
     refine_steps=4,
+    final_steps=5,
+    colour_steps=2,
     tune_steps=3,
     net_steps=20,
     own_views=False,
@@ -78,16 +83,20 @@ def test_a_moving_scene_goes_through_every_stage(tmp_path: Path) -> None:
     told: list[Progress] = []
     found = compress(model, photos(model, 9), QUICK, told.append)
     assert stages(found) == [
-        "source", "drawable", "sampling", "pruning", "merging 1", "quantization", "coding",
+        "source", "drawable", "settling", "sampling", "pruning", "merging 1", "training",
+        "quantization", "coding",
     ]  # fmt: skip
     report = found.report
     splats = [one.splats for one in report.stages]
-    assert splats == sorted(splats, reverse=True) and splats[0] == 480 and splats[2] == 240
+    assert splats == sorted(splats, reverse=True) and splats[0] == 480 and splats[3] == 240
     assert (report.views, report.held_out, report.own) == (8, 1, False)
     quality = report.quality
     assert quality.compressed_truth is not None and quality.compressed_model is not None
     assert 5 < quality.compressed_truth < 100
-    assert {one.stage for one in told} >= {"scores", "refinement after sampling", "merging 1"}
+    steps = {one.stage: one.total for one in reversed(told)}  # as it began
+    assert {"scores", "refinement after pruning", "merging 1", "colours"} <= set(steps)
+    assert steps["refinement after sampling"] == 4 and steps["training"] == 5
+    assert "refinement after merging 1" not in steps  # the last stage has its own training
 
     path = tmp_path / "scene.psplat"
     sizes = write_psplat(path, found.encoded)
@@ -112,7 +121,7 @@ def test_what_no_photo_shows_stays() -> None:
 
     def left(own: bool) -> float:
         settings = QUICK.with_changes(
-            sampling=False, pruning=False, tune_steps=0, refine_steps=60, own_views=own
+            sampling=False, pruning=False, tune_steps=0, final_steps=60, own_views=own
         )
         found = compress(model, front, settings, test_views=ring[:1])
         assert found.report.views == len(front) + (192 if own else 0)
@@ -134,12 +143,12 @@ def test_each_stage_has_its_switch(switch: str) -> None:
     assert len(kept) == 1 and not others & set(stages(found))
     assert found.model.count < 180
     none = compress(redundant(30), views(8), QUICK.with_changes(**off))
-    assert stages(none) == ["source", "drawable", "quantization", "coding"]
+    assert stages(none) == ["source", "drawable", "settling", "quantization", "coding"]
     assert none.model.count == 180
 
 
 def test_merging_brings_back_what_there_was() -> None:
-    only = QUICK.with_changes(sampling=False, pruning=False, refine_steps=0, merge_quantile=0.0)
+    only = QUICK.with_changes(sampling=False, pruning=False, final_steps=0, merge_quantile=0.0)
     found = compress(redundant(), views(8), only)
     merged = next(one for one in found.report.stages if one.stage == "merging 1")
     assert 80 <= merged.splats < 240
@@ -175,7 +184,7 @@ def test_bytes_before_entropy_coding_count_everything(tmp_path: Path) -> None:
 
 def test_the_report_says_what_was_not_done() -> None:
     distinct = CompressionSettings(
-        sampling=False, pruning=False, refine_steps=0, tune_steps=0, threads=1
+        sampling=False, pruning=False, colour_steps=0, tune_steps=0, threads=1
     )
     notes = compress(cloud(20, seed=6), views(4), distinct).report.notes
     assert any("no splats that look alike" in note for note in notes)

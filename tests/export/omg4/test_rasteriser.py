@@ -11,13 +11,16 @@ from penstock.errors import BackendMissingError, UsageError
 from penstock.export.omg4 import torch_rasteriser
 from penstock.export.omg4.drawing import Drawing, active_at, draw_model
 from penstock.export.omg4.rasteriser import NativeRasteriser, Rasteriser, rasteriser_for
+from penstock.export.omg4.refinement import refine_against
+from penstock.export.omg4.report import mean_psnr
 from penstock.export.omg4.settings import CompressionSettings
 from penstock.export.omg4.torch_rasteriser import TorchRasteriser
+from penstock.export.omg4.views import Truth
 from penstock.loaders.splats.harmonics import C0
 from penstock.loaders.splats.model import SplatModel
 from penstock.runtime.splats.camera import look_at
 from penstock.runtime.splats.renderer import SplatRenderer
-from tests.export.omg4.scenes import cameras, cloud
+from tests.export.omg4.scenes import cameras, cloud, views
 
 NAMES = (
     "sh", "opacities", "means", "covariances", "velocities", "t_centers", "t_sigmas", "weights",
@@ -30,10 +33,15 @@ def native() -> NativeRasteriser:
     return NativeRasteriser(2)
 
 
+def device() -> str:
+    """That torch's rasteriser is tested on: a GPU where there is one."""
+    pytest.importorskip("torch")
+    return "cuda" if torch_rasteriser.has_gpu() else "cpu"
+
+
 @pytest.fixture(scope="module")
 def torch() -> TorchRasteriser:
-    pytest.importorskip("torch")
-    return TorchRasteriser("cpu", "float64")
+    return TorchRasteriser(device(), "float64")
 
 
 @pytest.mark.parametrize(
@@ -42,9 +50,8 @@ def torch() -> TorchRasteriser:
      (True, 0.12, "exact"), (True, 0.6, "exact"), (True, 0.12, "omg4-sentinel")],
 )  # fmt: skip
 def test_pictures_and_gradients_agree(moving: bool, size: float, footprint: str) -> None:
-    pytest.importorskip("torch")
     native = NativeRasteriser(2, footprint)
-    torch = TorchRasteriser("cpu", "float64", footprint)
+    torch = TorchRasteriser(device(), "float64", footprint)
     model = cloud(150, seed=2, moving=moving, size=size)
     camera = replace(cameras(5)[1], width=45, height=37)  # no multiple of a tile
     towards = np.random.default_rng(0).normal(size=(37, 45, 3)).astype(np.float32)
@@ -169,8 +176,7 @@ def test_gradients_need_a_picture_of_their_size(which: str, request: pytest.Fixt
     if which == "native":
         fresh = NativeRasteriser(1)
     else:
-        pytest.importorskip("torch")
-        fresh = TorchRasteriser("cpu")
+        fresh = TorchRasteriser(device())
     with pytest.raises(UsageError, match="call draw first"):
         fresh.backward(np.zeros((4, 4, 3), np.float32))
     drawing = Drawing(fresh, cloud(3), cameras(1)[0], 1.0)
@@ -188,6 +194,21 @@ def test_the_footprint_is_the_settings() -> None:
     assert np.abs(image - draw_model(rasteriser_for(settings), model, camera, 1.0)).max() > 0.05
     with pytest.raises(UsageError, match="footprint is 'wide'"):
         settings.with_changes(footprint="wide")
+
+
+def test_training_on_the_device_that_is_there() -> None:
+    """In floats, as `device="auto"` does it; the native one ends where it ends."""
+    model = cloud(60, seed=9, size=0.15)
+    where = TorchRasteriser(device())
+    truth = Truth(views(4), model, where)
+    bad = replace(model, sh=model.sh * np.float32(0.5))
+    settings = CompressionSettings(threads=1, refine_steps=20, rates=8.0)
+    found = []
+    for rasteriser in (where, NativeRasteriser(1)):
+        good = refine_against(bad, truth, rasteriser, settings)
+        found.append(mean_psnr(rasteriser, good, truth))
+    assert found[0] > mean_psnr(where, bad, truth) + 3
+    assert found[0] == pytest.approx(found[1], abs=0.5)
 
 
 def test_the_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from penstock.export.omg4 import scores
 from penstock.export.omg4.drawing import draw_model
 from penstock.export.omg4.rasteriser import NativeRasteriser
 from penstock.export.omg4.scores import random_signs, score
@@ -38,6 +39,19 @@ def test_weights_are_shares_of_the_pixels() -> None:
         for view in views(6)
     )
     assert found.weight.sum() == pytest.approx(channel, rel=1e-3)
+
+
+def test_of_many_views_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cloud(60, seed=2)
+    monkeypatch.setattr(scores, "MOST_VIEWS", 4)
+    told: list[Progress] = []
+    found = [
+        score(model, own(model, 12), NativeRasteriser(1), settings, told.append)
+        for settings in (SETTINGS, SETTINGS, SETTINGS.with_changes(seed=1))
+    ]
+    assert [one.done for one in told] == [1, 2, 3, 4] * 3 and told[-1].total == 4
+    assert (found[0].weight == found[1].weight).all()
+    assert (found[0].weight != found[2].weight).any()
 
 
 def test_what_nobody_sees_scores_nothing() -> None:
