@@ -30,7 +30,7 @@ from penstock.runtime.splats.renderer import SplatRenderer
 
 PAPER_BYTES = 22.75  # a splat, of OMG4 before entropy coding
 MOST_LOST, LEAST_RATIO = 0.5, 300.0  # decibels; against rotor splats
-EVERY = 3  # of the training pictures, which the stages score by and train against
+ABLATION_STEPS = 800  # of training, in each row
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,8 @@ class Scene:
 
     @property
     def views(self) -> list[View]:
-        """What the compression sees: some of the training pictures, of every camera and time."""
-        frames = len(self.train) // len({id(shot.camera) for shot in self.train})
-        chosen = [s for n, s in enumerate(self.train) if (n + n // frames) % EVERY == 0]
-        return [as_view(shot) for shot in chosen]
+        """What the compression sees: the training pictures."""
+        return [as_view(shot) for shot in self.train]
 
 
 @cache
@@ -171,29 +169,38 @@ def ablation(job: Job) -> Part:
     """Each stage switched off, and added one after the other."""
     scene, part = fitted(job), Part()
     base = _settings(job)
-    none = base.with_changes(sampling=False, pruning=False, merging=False, refine_steps=0,
+    if not job.quick:
+        base = base.with_changes(final_steps=ABLATION_STEPS)
+    none = base.with_changes(sampling=False, pruning=False, merging=False, colour_steps=0,
                              tune_steps=0)  # fmt: skip
     variants: dict[str, CompressionSettings] = {
         "quantization alone": none,
-        "+ sampling": none.with_changes(sampling=True),
-        "+ refinement": base.with_changes(pruning=False, merging=False, tune_steps=0),
-        "+ pruning": base.with_changes(merging=False, tune_steps=0),
-        "+ merging": base.with_changes(tune_steps=0),
-        "+ tuned codebooks (all)": base,
-        "all, without refinement": base.with_changes(refine_steps=0),
-        "all, without sampling": base.with_changes(sampling=False),
-        "all, scores with signs": base.with_changes(score="signed"),
+        "sampling alone, half stay": none.with_changes(sampling=True, keep=0.5),
+        "pruning alone": none.with_changes(pruning=True),
+        "merging alone": none.with_changes(merging=True),
+        "all": base,
+        "all, and sampling, 80 % stay": base.with_changes(sampling=True, keep=0.8),
+        "all, without pruning": base.with_changes(pruning=False),
+        "all, without settling": base.with_changes(settling=False),
+        "all, without own views": base.with_changes(own_views=False),
+        "all, without training": base.with_changes(final_steps=0),
+        "all, colours not trained again": base.with_changes(colour_steps=0),
+        "all, codebooks not tuned": base.with_changes(tune_steps=0),
         "all, shape of one member": base.with_changes(merge_shape="representative"),
         "all, scalars instead of codebooks": base.with_changes(coding="scalars"),
+        "all, harmonics of degree 2": base.with_changes(degree=2),
         "all, without harmonics": base.with_changes(degree=0),
-        "the paper's codebooks": base.with_changes(books=type(base.books).omg4()),
-        "implicit nets": base.with_changes(appearance="nets"),
-    }
+        "all, the paper's codebooks": base.with_changes(books=type(base.books).omg4()),
+        "all, implicit nets": base.with_changes(appearance="nets"),
+        "the paper's shares: 20 % stay": base.with_changes(sampling=True, keep=0.2,
+                                                           pruning=True, pruning_quantile=0.8),
+    }  # fmt: skip
     if job.quick:
-        variants = {name: variants[name] for name in ("quantization alone", "+ sampling")}
+        variants = {name: variants[name] for name in ("quantization alone", "all")}
     truth = [shot.pixels.astype(np.float32) / np.float32(255) for shot in scene.test]
     made = table("stages of the compression", "stages", "splats", "bytes", "a splat", "times rotor",
                  "PSNR", "there", "moving", "seconds")  # fmt: skip
+    part.lines.append(f"every row with training: {base.final_steps} steps of it")
     start = scores(drawn(scene.model, scene.test, job.threads), truth, scene.test)
     made.add_row("the fitted model", f"{scene.model.count:,}", f"{scene.model.nbytes:,}",
                  f"{scene.model.nbytes / scene.model.count:.1f}", "", f"{start.psnr:.2f}",
@@ -219,7 +226,8 @@ def ablation(job: Job) -> Part:
 def _settings(job: Job) -> CompressionSettings:
     settings = CompressionSettings(threads=job.threads)
     if job.quick:
-        settings = replace(settings, refine_steps=5, tune_steps=2, merge_steps=2, net_steps=5)
+        settings = replace(settings, refine_steps=5, final_steps=5, colour_steps=2, tune_steps=2,
+                           merge_steps=2, net_steps=5)  # fmt: skip
     return settings
 
 

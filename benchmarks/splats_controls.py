@@ -16,7 +16,7 @@ from penstock.export.omg4.settings import CompressionSettings
 from penstock.loaders.splats.model import SplatModel
 from penstock.runtime.splats.camera import View
 
-MOST_STEPS = 500  # of training all splats further, which takes half a second a step
+MOST_STEPS = 1500  # of training all splats further, as many as they had
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def controls(
 ) -> Iterator[Control]:
     """The fitted model after more training; and one that had about `count` splats from the start,
     trained as long as the fitted and the compressed one together, quantized alone."""
-    more = min(MOST_STEPS, settings.refine_steps)
+    more = min(MOST_STEPS, settings.final_steps)
     begin = perf_counter()
     further = refine(model, views, settings.with_changes(refine_steps=more))
     yield Control(
@@ -51,11 +51,10 @@ def controls(
     sparse = replace(
         fitted,
         spacing=fitted.spacing * (model.count / max(1, count)) ** 0.5,
-        steps=fitted.steps
-        + settings.refine_steps * (settings.merge_rounds if settings.merging else 1),
+        steps=fitted.steps + settings.final_steps,
     )
     few = fit(train, sparse, threads=job.threads)
-    alone = settings.with_changes(sampling=False, pruning=False, merging=False, refine_steps=0)
+    alone = settings.with_changes(sampling=False, pruning=False, merging=False)
     made = compress(few, views, alone)
     yield Control(
         f"as few from the start ({sparse.spacing:.3f} apart)",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "penstock splat compress scene.ply scene.psplat",
     "penstock splat compress flame.pth flame.psplat --views transforms_train.json",
-    "penstock splat compress flame.pth flame.psplat --keep 50% --refine-steps 1000 --json",
+    "penstock splat compress flame.pth flame.psplat --keep 50% --final-steps 1000 --json",
     "penstock splat compress scene.spz scene.psplat --exact",
 )
 ONLY_STILL = "--finer is for scenes that do not move, or goes with --exact"
@@ -54,21 +54,35 @@ class Stages:
         typer.Option(
             metavar="SHARE",
             parser=options.parse_share,
-            help="Share of the splats that sampling keeps. Without it: 20% of a scene that moves.",
+            help="Choose so many of the splats by their scores, before anything else goes.",
         ),
     ] = None
-    no_sampling: Annotated[
-        bool, typer.Option("--no-sampling", help="Do not choose the best by their scores.")
-    ] = False
-    no_pruning: Annotated[
-        bool, typer.Option("--no-pruning", help="Do not drop what matters little.")
-    ] = False
-    no_merging: Annotated[
-        bool, typer.Option("--no-merging", help="Do not make one of splats that look alike.")
-    ] = False
+    sampling: Annotated[
+        bool | None,
+        typer.Option(
+            "--sampling/--no-sampling",
+            help="Choose the best by their scores: for models that are very redundant.",
+        ),
+    ] = None
+    pruning: Annotated[
+        bool | None,
+        typer.Option("--pruning/--no-pruning", help="Drop what matters little."),
+    ] = None
+    merging: Annotated[
+        bool | None,
+        typer.Option("--merging/--no-merging", help="Make one of splats that look alike."),
+    ] = None
     refine_steps: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Steps of training after each of these."),
+        typer.Option(min=0, metavar="N", help="Steps of training between these."),
+    ] = None
+    final_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Steps of training after the last of these: the longer, the better it looks.",
+        ),
     ] = None
     tune_steps: Annotated[
         int | None,
@@ -117,7 +131,7 @@ class Stages:
                 raise UsageError(f"--exact leaves every splat as it is; it goes with no --{name}")
         elif self.finer is not None and self.paper:
             raise UsageError(ONLY_STILL)
-        if self.keep is not None and self.no_sampling:
+        if self.keep is not None and self.sampling is False:
             raise UsageError("choose --keep or --no-sampling, not both")
 
     def settings(self, model: SplatModel, **more: Any) -> CompressionSettings:
@@ -142,9 +156,6 @@ class Stages:
             changes["finer"] = settings.finer * self.finer
         if self.keep is not None:
             changes["sampling"] = True
-        for name in ("sampling", "pruning", "merging"):
-            if getattr(self, f"no_{name}"):
-                changes[name] = False
         return settings.with_changes(**changes, **more)
 
     def _changes(self) -> dict[str, Any]:
@@ -153,6 +164,10 @@ class Stages:
             name: value
             for name, value in {
                 "keep": self.keep,
+                "sampling": self.sampling,
+                "pruning": self.pruning,
+                "merging": self.merging,
+                "final_steps": self.final_steps,
                 "refine_steps": self.refine_steps,
                 "tune_steps": self.tune_steps,
                 "appearance": None if self.appearance is None else self.appearance.value,
@@ -199,7 +214,8 @@ def compress(
 
     FILE is of any format that `penstock splat info` knows; OUT is a .psplat file, written whole or
     not at all. A scene that moves loses most of its splats: those that matter least for what
-    cameras see go, neighbours that look alike become one, the rest is trained to make up for it.
+    cameras see go, neighbours that look alike become one, the rest is trained to make up for it,
+    which takes minutes, or hours for millions of splats and large photos: --final-steps.
     Of one that does not move all stay that can be seen. The command ends in a report: splats, bytes
     and PSNR after each stage, on views that nothing was trained with. Runs on the CPU.
     """
@@ -221,11 +237,12 @@ def compress(
     more = {"device": device.value, "footprint": footprint, "seed": seed, "threads": threads}
     with reading(wanted=not as_json):
         model = open_splats(file, seconds)
+    before = stored_bytes(file)  # now: it may be what is overwritten
     settings = stage_options.settings(model, **more)
     with stages(wanted=not as_json) as show:
         compressed = run(model, found, settings, show)
         write_content(out, compressed.file)
-    nbytes, before = out.stat().st_size, stored_bytes(file)
+    nbytes = out.stat().st_size
     if as_json:
         sizes = {"bytes": nbytes, "file_bytes": before}
         emit_json({"file": file, "out": out, **sizes, **compressed.report.to_dict()})

@@ -30,7 +30,7 @@ def test_compress(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "small.psplat"
     # Few small pictures: what the stages do has tests of its own.
     quick = ["--views", cameras_file(tmp_path), "--threads", "1"]
-    quick += ["--refine-steps", "2", "--tune-steps", "2", "--keep", "60%"]
+    quick += ["--refine-steps", "2", "--final-steps", "3", "--tune-steps", "2", "--keep", "60%"]
     result = cli("splat", "compress", files["moving"], out, *quick, "--json")
     assert result.code == 0, result.err
     found = result.json
@@ -43,12 +43,28 @@ def test_compress(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
     again = cli("splat", "compress", files["moving"], out, *quick)
     assert again.code == 2 and "--overwrite" in again.err
     off = [*quick[:4], "--no-sampling", "--no-pruning", "--no-merging", "--overwrite"]
-    off += ["--refine-steps", "0", "--tune-steps", "0"]
+    off += ["--tune-steps", "0"]
     plain = cli("splat", "compress", files["moving"], out, *off)
     assert plain.code == 0 and "coding" in plain.out
     share = 100 * out.stat().st_size / files["moving"].stat().st_size
     assert f"{share:.1f} % of {files['moving']}." in plain.err
     assert open_splats(out).count == 500
+    # What is overwritten with itself was as large as it was.
+    size = out.stat().st_size
+    once_more = cli("splat", "compress", out, out, *off, "--json")
+    assert once_more.json["file_bytes"] == size
+
+
+def test_stages_have_switches_both_ways() -> None:
+    moving, still = random_model(3, dynamic=True), random_model(3)
+    plain = Stages().settings(moving)
+    assert plain.merging and not Stages().settings(still).merging
+    assert Stages(sampling=True).settings(moving).sampling
+    assert Stages(keep=0.5).settings(moving) == Stages(keep=0.5, sampling=True).settings(moving)
+    assert not Stages(merging=False).settings(moving).merging
+    assert Stages(merging=True).settings(still).merging
+    assert Stages(final_steps=7).settings(moving).final_steps == 7
+    assert not Stages(paper=True, sampling=False).settings(moving).sampling
 
 
 def test_every_splat_stays_with_exact(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
