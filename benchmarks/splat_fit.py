@@ -91,6 +91,7 @@ def fit(
         refine_steps=settings.steps,
         batch=settings.batch,
         rates=settings.rates,
+        settling=False,  # it may move what should stand still, as any other trainer does
         seed=settings.seed,
         threads=threads,
     )

@@ -131,7 +131,8 @@ def frame_times(frames: int) -> list[float]:
 
 def cameras(width: int, height: int) -> dict[str, list[Pinhole]]:
     """`train`: 18 on two arcs in front. `test`: 3 between them. `off_arc`: one high at a side,
-    which shows what floats where no camera looked."""
+    which shows what floats where no camera looked. `fresh`: 3 more between the arcs, which no
+    setting of the compression was chosen by."""
 
     def around(azimuth: float, elevation: float, radius: float = RADIUS) -> Pinhole:
         a, e = math.radians(azimuth), math.radians(elevation)
@@ -143,7 +144,8 @@ def cameras(width: int, height: int) -> dict[str, list[Pinhole]]:
     train = [around(-60 + 15 * n, 14 if n % 2 else 20) for n in range(9)]
     train += [around(-60 + 15 * n, 40 if n % 2 else 34) for n in range(9)]
     test = [around(-37, 26), around(4, 11), around(42, 30)]
-    return {"train": train, "test": test, "off_arc": [around(95, 60)]}
+    fresh = [around(-52, 30), around(-11, 24), around(26, 17)]
+    return {"train": train, "test": test, "off_arc": [around(95, 60)], "fresh": fresh}
 
 
 # ---------------------------------------------------------------- pictures

@@ -51,7 +51,10 @@ def controls(
     sparse = replace(
         fitted,
         spacing=fitted.spacing * (model.count / max(1, count)) ** 0.5,
-        steps=fitted.steps + settings.final_steps,
+        # As ours: its fit, the training between stages, that of merging and that after them.
+        steps=fitted.steps + settings.refine_steps + settings.merge_steps + settings.final_steps,
+        rates=settings.rates,
+        degree=fitted.degree if settings.degree is None else min(fitted.degree, settings.degree),
     )
     few = fit(train, sparse, threads=job.threads)
     alone = settings.with_changes(sampling=False, pruning=False, merging=False)

@@ -54,7 +54,7 @@ class Stages:
         typer.Option(
             metavar="SHARE",
             parser=options.parse_share,
-            help="Choose so many of the splats by their scores, before anything else goes.",
+            help="Choose so many of the splats by their scores, first of all; 20% with --sampling.",
         ),
     ] = None
     sampling: Annotated[
@@ -105,7 +105,12 @@ class Stages:
     ] = None
     degree: Annotated[
         int | None,
-        typer.Option(min=0, max=3, metavar="N", help="Of the harmonics, at most."),
+        typer.Option(
+            min=0,
+            max=3,
+            metavar="N",
+            help="Of the harmonics, at most. Without it: 1 of a scene that moves.",
+        ),
     ] = None
 
     finer: Annotated[
@@ -125,7 +130,9 @@ class Stages:
             UsageError: they do.
         """
         if self.exact:
-            given = [name for name in self._changes() if name not in ("degree", "finer")]
+            # A stage that is off already may be said to be.
+            wanted = {name for name, value in self._changes().items() if value is not False}
+            given = sorted(wanted - {"degree", "finer"})
             if self.paper or given:
                 name = "paper" if self.paper else given[0].replace("_", "-")
                 raise UsageError(f"--exact leaves every splat as it is; it goes with no --{name}")

@@ -241,13 +241,14 @@ def choose_coding(
             if bits < least:
                 best, least = coding, bits
     # Fewer symbols are decoded in less time: some more bits are allowed for that.
-    narrow = min(_narrow(best, cut, size), key=cost, default=best)
+    narrow = min(_narrow(best, values, size), key=cost, default=best)
     narrow = min(_narrow_contexts(narrow, best), key=cost, default=best)
     return narrow if cost(narrow) <= FASTER * least else best
 
 
 def _narrow(best: ChannelCoding, values: Numbers, size: int) -> Iterator[ChannelCoding]:
-    """One symbol instead of two, where 15 numbers in a row are nearly all there are."""
+    """One symbol instead of two, where 15 numbers in a row are nearly all there are, of all values:
+    elsewhere than in the sample there may be others, which cost a symbol and all their bits."""
     if best.mode != DIRECT or not 4 < width_of(size) - best.raw <= MOST_MODELLED:
         return
     counts = np.cumsum(np.bincount(values, minlength=size + SYMBOLS))

@@ -134,6 +134,8 @@ class _Run:
         self._notes: list[str] = []
         self._clock = perf_counter()
         self._done("source")
+        if self.model.degree < model.degree:
+            self.note(f"harmonics of degree {model.degree} were cut to {self.model.degree}")
 
     def note(self, text: str) -> None:
         """For the report."""

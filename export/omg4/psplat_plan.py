@@ -41,6 +41,7 @@ from penstock.quant.morton import morton_codes
 PLACES = (0, 1, 2, 3, 4, 6)  # numbers of modelled digits that are tried
 POSITION_SAMPLE = 40_000
 REFERENCES = 4  # earlier channels that one may refer to, at most
+MOST_PIECES = 1 << 14  # of a file, whose head counts them in 16 bits
 MOST, FIRST = 8, 2  # times the least splats of a group: of a pair of pieces, and of the first piece
 
 
@@ -180,7 +181,8 @@ def _in_pieces(groups: Sequence[PlannedGroup], least: int) -> tuple[PlannedGroup
     Of the first group a small piece comes first: no other is decoded before what that teaches. The
     others are even in number.
     """
-    least = max(least, 1)
+    most = max(group.part.stop for group in groups) if groups else 0
+    least = max(least, 1, -(-most // MOST_PIECES))
     found: list[PlannedGroup] = []
     for group in groups:
         begin, end = group.part.start, group.part.stop

@@ -94,7 +94,7 @@ def refine_against(
         for name, values in parameters.arrays.items()
         if only is None or name in only
     }
-    fixed = parameters.fixed()
+    fixed = parameters.fixed() if settings.settling else {}
     for step, chosen in enumerate(batches(len(truth), settings.batch, steps, settings.seed)):
         current = parameters.model()
         totals = {name: np.zeros_like(parameters.arrays[name]) for name in optimizers}

@@ -55,18 +55,16 @@ def score(
     settings: CompressionSettings,
     progress: ProgressCallback | None = None,
 ) -> Scores:
-    """One pass over the views, `MOST_VIEWS` of them by chance where there are more: the model's
-    picture and its gradient in each.
+    """One pass over the views, the model's picture and its gradient in each. Of more than
+    `MOST_VIEWS` so many are taken by chance, of all times alike.
 
     Raises:
         FormatError, StorageError, UsageError: a view's image cannot be had.
     """
     space, weight = np.zeros(model.count), np.zeros(model.count)
     time = np.zeros(model.count) if model.dynamic else None
-    chosen = np.arange(len(truth))
-    if len(truth) > MOST_VIEWS:  # evenly would be always the same moments, where cameras take turns
-        chosen = np.random.default_rng(settings.seed).permutation(len(truth))[:MOST_VIEWS]
-    for done, number in enumerate(np.sort(chosen).tolist()):
+    chosen = _spread(truth, settings.seed)
+    for done, number in enumerate(chosen):
         view = truth.views[number]
         drawing = Drawing(rasteriser, model, view.camera, view.time)
         if view.image is None:
@@ -83,6 +81,20 @@ def score(
         if progress is not None:
             progress(Progress("scores", done + 1, len(chosen), "views"))
     return Scores(space, time, weight)
+
+
+def _spread(truth: Truth, seed: int) -> list[int]:
+    """Numbers of the views to look at. Evenly chosen ones might be of few moments, where cameras
+    take turns; by chance alone some moments have none, and what lives then would score nothing."""
+    count = len(truth)
+    if count <= MOST_VIEWS:
+        return list(range(count))
+    draw = np.random.default_rng(seed)
+    # Those of one moment in any order.
+    times = [0.0 if view.time is None else view.time for view in truth.views]
+    ordered = np.lexsort((draw.random(count), times))
+    edges = np.linspace(0, count, MOST_VIEWS + 1)
+    return sorted(ordered[draw.integers(np.ceil(edges[:-1]), np.ceil(edges[1:]))].tolist())
 
 
 def sd_scores(scores: Scores, kind: str) -> Doubles:

@@ -73,6 +73,8 @@ def test_every_splat_stays_with_exact(cli: Cli, files: dict[str, Path], tmp_path
     result = cli("splat", "compress", files["still"], out, *line)
     assert result.code == 0, result.err
     assert result.json["splats"] == 500
+    same = [*line, "--no-merging", "--no-sampling", "--overwrite"]
+    assert cli("splat", "compress", files["still"], out, *same).code == 0
     both = cli("splat", "compress", files["still"], tmp_path / "b.psplat", "--exact", "--paper")
     assert both.code == 2 and "--exact" in both.err
 

@@ -20,6 +20,7 @@ from penstock.quant.entropy import (
     NO_REFERENCE,
     REFERENCE,
     RESIDUAL,
+    SAMPLE,
     SLOPE,
     ChannelCoding,
     Reference,
@@ -123,6 +124,16 @@ def test_numbers_of_which_few_are_frequent_take_one_symbol_each() -> None:
     counts = np.bincount(bell) / len(bell)
     assert bits < 1.03 * -(counts[counts > 0] * np.log2(counts[counts > 0])).sum()
     assert chosen(3 * bell, 55)[0].mode != NARROW  # the same, further apart
+
+
+def test_numbers_are_frequent_only_where_they_are_everywhere() -> None:
+    """The middle, which codings are chosen by, has 15 numbers; what comes before and after, all."""
+    rng = np.random.default_rng(9)
+    middle = rng.integers(30, 40, SAMPLE + 5000)
+    values = np.concatenate([rng.integers(0, 64, 30_000), middle, rng.integers(0, 64, 30_000)])
+    coding, _ = chosen(values, 64)
+    assert coding.mode != NARROW
+    assert chosen(middle, 64)[0].mode == NARROW
 
 
 def test_noise_is_not_modelled_in_vain() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.export.omg4.groups import Groups, find_groups
 from penstock.export.omg4.settings import CompressionSettings
-from penstock.loaders.splats.model import SplatModel
+from penstock.loaders.splats.model import SplatModel, SplatMotion
 from tests.export.omg4.scenes import cloud
 
 # Cells of the whole scene, so that only the similarity decides.
@@ -50,6 +50,22 @@ def test_the_similarity_is_the_paper_s() -> None:
     for step, alike in ((0.0049, True), (0.0051, False)):  # 4 * 3 channels * step^2
         model = at([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]], [0.5, 0.5 + step])
         assert bool(lists(find_groups(model, WIDE))) is alike
+
+
+def test_what_is_shown_for_long_has_to_be_more_alike() -> None:
+    """Of moments only: a squared distance counts by the share of the time that a pair is shown."""
+    still = at([[0.5, 0.5, 0.5], [0.9, 0.5, 0.5]], [0.5, 0.5])  # -0.0016 of the range of 10
+    for t_sigma, shape, alike in (
+        (0.05, "moments", True),  # 6 % of two seconds
+        (5.0, "moments", False),
+        (0.05, "representative", False),
+    ):
+        motion = SplatMotion(
+            np.zeros((4, 3), np.float32), np.ones(4, np.float32), np.full(4, t_sigma, np.float32),
+            0.0, 2.0, 12.0,
+        )  # fmt: skip
+        found = find_groups(replace(still, motion=motion), WIDE.with_changes(merge_shape=shape))
+        assert lists(found) == ([[0, 1]] if alike else []), (t_sigma, shape)
 
 
 def test_the_quantile_leaves_the_likest_pairs() -> None:

@@ -17,7 +17,7 @@ from penstock.export.omg4.pipeline import Compressed, compress, plain_bytes
 from penstock.export.omg4.psplat_writer import write_psplat
 from penstock.export.omg4.rasteriser import NativeRasteriser
 from penstock.export.omg4.report import ROTOR_BYTES, mean_psnr, render
-from penstock.export.omg4.settings import CompressionSettings
+from penstock.export.omg4.settings import BookSizes, CompressionSettings
 from penstock.export.omg4.views import Truth
 from penstock.export.report import Progress
 from penstock.loaders.splats.model import SplatModel, SplatMotion, check_model
@@ -239,7 +239,25 @@ def test_harmonics_are_cut_as_asked() -> None:
     model = cloud(60, seed=4, coefficients=16)
     found = compress(model, views(8), QUICK.with_changes(degree=1, sampling=False))
     assert found.model.degree == 1
-    assert compress(cloud(60, seed=4), views(8), QUICK.with_changes(degree=3)).model.degree == 1
+    assert "harmonics of degree 3 were cut to 1" in found.report.notes
+    same = compress(cloud(60, seed=4), views(8), QUICK.with_changes(degree=3))
+    assert same.model.degree == 1 and not any("cut to" in note for note in same.report.notes)
+
+
+def test_colours_learn_to_live_with_places_that_were_kept() -> None:
+    model = cloud(200, seed=7, coefficients=4)
+    coarse = BookSizes(scale=(3, 3, 3), rotation=(3, 3, 3), position=7, position_parts=None)
+    off = QUICK.with_changes(sampling=False, pruning=False, merging=False, books=coarse,
+                             settling=False, tune_steps=0)  # fmt: skip
+    plain = compress(model, views(8), off.with_changes(colour_steps=0))
+    learned = compress(model, views(8), off.with_changes(colour_steps=60))
+    for one in learned.encoded.parts:
+        other = next(part for part in plain.encoded.parts if part.name == one.name)
+        same = (one.indices == other.indices).all()
+        assert same == (one.attribute not in ("opacity", "opponent", "rest")), one.name
+    assert (learned.encoded.cells == plain.encoded.cells).all()
+    a, b = learned.report.quality.compressed_model, plain.report.quality.compressed_model
+    assert a is not None and b is not None and a > b + 0.2
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:

@@ -196,6 +196,12 @@ def test_the_footprint_is_the_settings() -> None:
         settings.with_changes(footprint="wide")
 
 
+def decibels(rasteriser: Rasteriser, model: SplatModel, truth: Truth) -> float:
+    found = mean_psnr(rasteriser, model, truth)
+    assert found is not None
+    return found
+
+
 def test_training_on_the_device_that_is_there() -> None:
     """In floats, as `device="auto"` does it; the native one ends where it ends."""
     model = cloud(60, seed=9, size=0.15)
@@ -203,12 +209,12 @@ def test_training_on_the_device_that_is_there() -> None:
     truth = Truth(views(4), model, where)
     bad = replace(model, sh=model.sh * np.float32(0.5))
     settings = CompressionSettings(threads=1, refine_steps=20, rates=8.0)
-    found = []
+    after = []
     for rasteriser in (where, NativeRasteriser(1)):
         good = refine_against(bad, truth, rasteriser, settings)
-        found.append(mean_psnr(rasteriser, good, truth))
-    assert found[0] > mean_psnr(where, bad, truth) + 3
-    assert found[0] == pytest.approx(found[1], abs=0.5)
+        after.append(decibels(rasteriser, good, truth))
+    assert after[0] > decibels(where, bad, truth) + 3
+    assert after[0] == pytest.approx(after[1], abs=0.5)
 
 
 def test_the_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,26 @@ def test_of_many_views_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
     assert (found[0].weight != found[2].weight).any()
 
 
+def test_no_moment_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cameras, camera by camera, at 20 moments; a splat is there at one of them only."""
+    ring, moments = views(3), [0.1 * k for k in range(20)]
+    monkeypatch.setattr(scores, "MOST_VIEWS", 20)
+    model = cloud(20, seed=3, size=0.4)
+    assert model.motion is not None
+    centers = np.array(moments, np.float32)
+    brief = replace(
+        model.motion, t_centers=centers, t_sigmas=np.full(20, 0.02, np.float32),
+        velocities=np.zeros((20, 3), np.float32),
+    )  # fmt: skip
+    model = replace(model, means=model.means * np.float32(0.3), motion=brief)
+    truth = Truth(
+        [replace(view, time=time) for view in ring for time in moments], model, NativeRasteriser(1)
+    )
+    for seed in range(3):
+        found = score(model, truth, NativeRasteriser(1), SETTINGS.with_changes(seed=seed))
+        assert (found.weight > 0).all()
+
+
 def test_what_nobody_sees_scores_nothing() -> None:
     model = cloud(60, seed=2)
     means = model.means.copy()

@@ -118,9 +118,36 @@ def test_only_some_arrays_are_trained() -> None:
     assert found.scales == pytest.approx(start.scales, rel=1e-5)  # through logarithms
 
 
+def test_training_moves_them_where_settling_is_off() -> None:
+    model = mixed()
+    rasteriser = NativeRasteriser(1)
+    truth = Truth(views(8), model, rasteriser)
+    start = settle(replace(model, sh=model.sh * np.float32(0.7)))
+    settings = CompressionSettings(refine_steps=15, threads=1, settling=False)
+    found = refine_against(start, truth, rasteriser, settings)
+    assert start.motion is not None and found.motion is not None
+    assert (found.motion.velocities[LASTS] != 0).any(axis=1).all()
+    assert (found.motion.t_centers[:40] != 1).all()
+
+
 @pytest.mark.parametrize("moving", [False, True])
-def test_nothing_to_settle(moving: bool) -> None:
-    model = cloud(0 if moving else 5, moving=moving)
-    found = settle(model)
-    assert found.count == model.count
-    assert settled(found).still.all()
+def test_harmonics_of_degree_0_and_models_that_do_not_move(moving: bool) -> None:
+    model = cloud(40, seed=6, coefficients=1, moving=moving)
+    rasteriser = NativeRasteriser(1)
+    truth = Truth(views(6, moving=moving), model, rasteriser)
+    start = settle(replace(model, sh=model.sh * np.float32(0.6)))
+    settings = CompressionSettings(refine_steps=15, threads=1)
+    for only in (None, ("dc", "rest", "opacity")):
+        found = refine_against(start, truth, rasteriser, settings, only=only)
+        assert found.sh.shape == (40, 1, 3) and (found.sh != start.sh).any()
+        assert (found.means == start.means).all() == (only is not None)
+
+
+def test_nothing_to_settle() -> None:
+    still = cloud(5, moving=False)
+    assert settle(still) is still
+    moment = cloud(5)
+    assert moment.motion is not None
+    moment = replace(moment, motion=replace(moment.motion, start=1.0, end=1.0))
+    assert settle(moment) is moment
+    assert settle(cloud(0)).count == 0
