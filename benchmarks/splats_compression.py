@@ -31,7 +31,7 @@ from penstock.runtime.splats.renderer import SplatRenderer
 VERSION = 2  # of how the model is fitted
 PAPER_BYTES = 22.75  # a splat, of OMG4 before entropy coding
 MOST_LOST, LEAST_RATIO = 0.5, 300.0  # decibels; against rotor splats
-ABLATION_STEPS = 800  # of training, in each row
+ABLATION_STEPS = 500  # of training, in each row
 
 
 @dataclass(frozen=True)
