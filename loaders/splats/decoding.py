@@ -89,9 +89,10 @@ def _decode_block(
         np.clip(columns.of("opacity", 1)[:, 0], 0, 1, out=model.opacities[to])
         if columns.has("opponent"):
             opponent, axes = columns.of("opponent", 3), OPPONENT.astype(np.float32)
-            sh[:, 0] = opponent[:, 0, None] * axes[0]
+            colour = opponent[:, 0, None] * axes[0]
             for axis in (1, 2):  # a product of matrices rounds otherwise for other n
-                sh[:, 0] += opponent[:, axis, None] * axes[axis]
+                colour += opponent[:, axis, None] * axes[axis]
+            sh[:, 0] = colour
         else:
             columns.fill("dc", sh[:, 0])
         columns.fill("rest", sh.reshape(len(sh), -1)[:, 3:])

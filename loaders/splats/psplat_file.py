@@ -225,7 +225,8 @@ class PsplatFile(Closing):
 
         if groups:
             decode(0, threads)  # the others' coding goes on from it
-        with ThreadPoolExecutor(threads) as pool:
+        # One more than decode: it waits for the storage meanwhile.
+        with ThreadPoolExecutor(threads + 1) as pool:
             list((pool.map if threads > 1 else map)(decode, range(1, len(groups))))
         return model
 
