@@ -14,8 +14,8 @@ from penstock.cli.console import emit_json, percent, print_rich, say, size
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
 from penstock.cli.progress import reading, stages
-from penstock.cli.splat_options import File, Seconds, check_footprint
-from penstock.errors import UsageError
+from penstock.cli.splat_options import File, Out, Seconds, check_footprint, check_free
+from penstock.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from penstock.export.omg4.settings import CompressionSettings
@@ -74,25 +74,35 @@ class Stages:
     ] = None
     refine_steps: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Steps of training between these."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Steps of training between these. Without it: 300, with --paper 1000.",
+        ),
     ] = None
     final_steps: Annotated[
         int | None,
         typer.Option(
             min=0,
             metavar="N",
-            help="Steps of training after the last of these: the longer, the better it looks.",
+            help="Steps of training after the last of these: the longer, the better it looks. "
+            "Without it: 5000, with --paper 1000.",
         ),
     ] = None
     tune_steps: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Steps of training the codebooks."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Steps of training the codebooks. Without it: 100, with --paper 1000.",
+        ),
     ] = None
     exact: Annotated[
         bool,
         typer.Option(
             "--exact",
-            help="Leave every splat as it is; what came from SPZ or SOG loses nothing at all.",
+            help="Leave out no splat and train nothing. What came from SPZ or SOG loses nothing at "
+            "all; other numbers are rounded.",
         ),
     ] = False
     paper: Annotated[
@@ -119,7 +129,8 @@ class Stages:
             min=0.01,
             max=100.0,
             metavar="X",
-            help="Round numbers to steps so many times smaller; for scenes that do not move.",
+            help="Round numbers to steps so many times smaller; for scenes that do not move, and "
+            "with --exact.",
         ),
     ] = None
 
@@ -145,7 +156,8 @@ class Stages:
         """Those of this model.
 
         Raises:
-            UsageError: what only scenes that do not move have, of one that does; or as `check`.
+            UsageError: what only scenes that do not move have, of one that does; steps of training
+                where nothing is trained; or as `check`.
         """
         from penstock.export.omg4.settings import CompressionSettings
 
@@ -163,7 +175,14 @@ class Stages:
             changes["finer"] = settings.finer * self.finer
         if self.keep is not None:
             changes["sampling"] = True
-        return settings.with_changes(**changes, **more)
+        found = settings.with_changes(**changes, **more)
+        stages = found.sampling or found.pruning or found.merging
+        if not stages and (self.final_steps or self.refine_steps):
+            raise UsageError(
+                "nothing is trained where no stage leaves splats out; give --merging, --pruning or "
+                "--sampling, too, or no --final-steps and --refine-steps"
+            )
+        return found
 
     def _changes(self) -> dict[str, Any]:
         """Fields of the settings that were given."""
@@ -188,7 +207,7 @@ class Stages:
 @grouped
 def compress(
     file: File,
-    out: Annotated[Path, typer.Argument(metavar="OUT", hidden=True)],
+    out: Out,
     *,
     views: Annotated[
         Path | None,
@@ -235,8 +254,7 @@ def compress(
 
     if out.suffix.lower() != ".psplat":
         raise UsageError(f"{out}: what is written is a .psplat file; give the name this ending")
-    if out.exists() and not overwrite and not out.is_dir():
-        raise UsageError(f"{out} is there already; give another name, or --overwrite")
+    check_free(out, overwrite)
     check_footprint(footprint)
     stage_options.check()
     check_writable(out)
@@ -244,6 +262,12 @@ def compress(
     more = {"device": device.value, "footprint": footprint, "seed": seed, "threads": threads}
     with reading(wanted=not as_json):
         model = open_splats(file, seconds)
+    if views is not None and found is not None and model.dynamic:
+        missing = [number for number, view in enumerate(found) if view.time is None]
+        if missing:
+            raise FormatError(
+                f"{views}: frame {missing[0]} has no 'time', and the scene moves; expected seconds"
+            )
     before = stored_bytes(file)  # now: it may be what is overwritten
     settings = stage_options.settings(model, **more)
     with stages(wanted=not as_json) as show:

@@ -51,7 +51,7 @@ FORMATS = {
     ".ply": Format(
         True, True,
         "nothing is lost, but that opacities of 0 and 1 become the nearest that have a logit; "
-        "programs that know no motion leave it out",
+        "of a scene that moves, programs that know no motion leave it out",
     ),
     ".spz": Format(
         True, False,

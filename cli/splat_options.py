@@ -16,7 +16,7 @@ from penstock.cli import options
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
-    from penstock.runtime.splats.camera import Camera
+    from penstock.runtime.splats.camera import Camera, View
     from penstock.runtime.splats.stage import Stage
 
 WIDTH, HEIGHT = 640, 480
@@ -128,21 +128,33 @@ class Viewing:
         ),
     ] = None
     camera: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Which camera of that file, from 0.")
-    ] = 0
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Which camera of that file, from 0; a picture is of its 'time', too. Without it: "
+            "the first.",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         for name in ("azimuth", "elevation", "fov", "distance"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):  # no limit refuses NaN
                 raise typer.BadParameter(f"--{name} must be a finite number")
+        if self.cameras is None and self.camera is not None:
+            raise typer.BadParameter("--camera is a camera of --cameras FILE; give that, too")
 
     def picture(self) -> tuple[int, int]:
         """Width and height. Raises as `over`."""
         if self.cameras is not None:
-            camera = self._of_file
+            camera = self._of_file.camera
             return camera.width, camera.height
         return self.width or WIDTH, self.height or HEIGHT
+
+    def moment(self) -> float | None:
+        """Seconds that the camera of a file is of; None where nothing says so. Raises as `over`."""
+        return None if self.cameras is None else self._of_file.time
 
     def over(self, stage: Stage, frames: int, turn_degrees: float) -> Sequence[Camera]:
         """A camera for each frame.
@@ -154,7 +166,7 @@ class Viewing:
         if self.cameras is not None:
             if turn_degrees:
                 raise UsageError("choose --orbit or --cameras, not both")
-            return [self._of_file] * frames
+            return [self._of_file.camera] * frames
         width, height = self.picture()
         return stage.orbit(
             frames,
@@ -168,26 +180,25 @@ class Viewing:
         )
 
     @cached_property
-    def _of_file(self) -> Camera:
+    def _of_file(self) -> View:
         from penstock.runtime.splats.camera import from_transforms
 
         path = self.cameras
         assert path is not None
         found = from_transforms(path)
-        if self.camera >= len(found):
-            raise UsageError(
-                f"--camera {self.camera}: {path} has {len(found)} cameras, numbered from 0"
-            )
-        camera = found[self.camera].camera
+        number = self.camera or 0
+        if number >= len(found):
+            raise UsageError(f"--camera {number}: {path} has {len(found)} cameras, numbered from 0")
+        camera = found[number].camera
         width = self.width or camera.width
         height = self.height or max(1, round(camera.height * width / camera.width))
         if max(width, height) > MOST_SIDE:
             raise UsageError(
-                f"{path}: camera {self.camera} has {width} x {height} pixels; pictures have at "
+                f"{path}: camera {number} has {width} x {height} pixels; pictures have at "
                 f"most {MOST_SIDE} each way: give a --width"
             )
         across, down = width / camera.width, height / camera.height
-        return replace(
+        scaled = replace(
             camera,
             fx=camera.fx * across,
             cx=camera.cx * across,
@@ -196,6 +207,7 @@ class Viewing:
             width=width,
             height=height,
         )
+        return replace(found[number], camera=scaled)
 
 
 @dataclass(frozen=True)

@@ -98,12 +98,13 @@ def render(
     FILE is of any format that `penstock splat info` knows. OUT's ending says what is written: .png
     and .webp are one picture, or an animation where --orbit or --frames asks for it; .apng and .mp4
     are animations, .mp4 where ffmpeg is installed. A scene that moves plays from its start and
-    begins again at its end; --time holds it still. WebP needs pip install 'penstock[splats]'.
-    Times of drawing are said at the end.
+    begins again at its end, one picture is of its start; --time holds it still. WebP needs pip
+    install 'penstock[splats]'. Times of drawing are said at the end.
     """
     from penstock.export.report import Progress
     from penstock.loaders.partial_file import check_writable
     from penstock.runtime.splats.images import (
+        MOVING,
         check_name,
         open_pictures,
         pixel_bytes,
@@ -126,6 +127,8 @@ def render(
             **drawing.arguments(),
         )
     with stage:
+        if time is None and frames is None and not orbit and out.suffix.lower() not in MOVING:
+            time = viewing.moment()  # of a photo of the same camera
         film = plan_film(stage, out, orbit=orbit, frames=frames, fps=fps, time=time)
         cameras = viewing.over(stage, len(film.times), film.turn)
         shape = {"width": cameras[0].width, "height": cameras[0].height}

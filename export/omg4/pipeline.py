@@ -97,12 +97,14 @@ def compress(
     train: Sequence[View] = views or own_views(model)
     test: Sequence[View]
     train, test = held_out(train) if not test_views else (train, test_views)
+    same = train == test
     if settings.own_views and any(view.image is not None for view in train):
         train = [*train, *own_views(model)]
     rasteriser = rasteriser_for(settings)
     run = _Run(model, train, test, rasteriser, settings, progress)
-    if len(test) == len(train) and all(a is b for a, b in zip(train, test, strict=True)):
+    if same:
         run.note("too few views to hold some out: quality is that of the views trained with")
+    run.note_times(views or ())
     if model.count:
         run.choose()
     encoded = run.encode()
@@ -140,6 +142,23 @@ class _Run:
     def note(self, text: str) -> None:
         """For the report."""
         self._notes.append(text)
+
+    def note_times(self, views: Sequence[View]) -> None:
+        """Say of which views the scene has nothing, at their times."""
+        motion = self.source.motion
+        if motion is None:
+            return
+        frame = 1 / motion.fps if motion.fps else 0.05 * (motion.end - motion.start)
+        outside = [
+            view.time
+            for view in views
+            if view.time is not None and not motion.start - frame <= view.time <= motion.end + frame
+        ]
+        if outside:
+            self.note(
+                f"{len(outside)} of {len(views)} views are outside of the scene's {motion.start:g} "
+                f"to {motion.end:g} s, one at {outside[0]:g}: are their times in seconds?"
+            )
 
     def choose(self) -> None:
         """The stages that leave fewer splats, and training after each."""
@@ -246,6 +265,7 @@ class _Run:
                 quality=self._quality(),
                 views=len(self.truth),
                 held_out=len(self.test),
+                moves=source.dynamic,
                 own=self.test.own,
                 settings=self.settings.to_dict(),
                 notes=tuple(self._notes),
@@ -319,8 +339,9 @@ class _Run:
             self.model = select(self.model, indices)
 
     def _refine(self, stage: str, steps: int) -> None:
+        before = self.model
         self.model = refine_against(
-            self.model,
+            before,
             self.truth,
             self.rasteriser,
             self.settings,
@@ -328,6 +349,8 @@ class _Run:
             stage=stage,
             progress=self.progress,
         )
+        if self.model is before and steps and before.count:
+            self.note(f"{stage}: {steps} steps made nothing better and were dropped; give more")
 
     def _done(self, stage: str, nbytes: int | None = None) -> None:
         """Measures the model as it is now."""

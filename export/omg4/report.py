@@ -69,6 +69,7 @@ class CompressionReport:
         stages: one after another.
         quality: on the views that nothing was trained with.
         views, held_out: how many; own: they show the model, for want of photos.
+        moves: whether the scene does.
         settings: of the compression.
         notes: what a person should know.
     """
@@ -83,6 +84,7 @@ class CompressionReport:
     quality: Quality
     views: int
     held_out: int
+    moves: bool
     own: bool
     settings: dict[str, Any]
     notes: tuple[str, ...]
@@ -136,16 +138,23 @@ def render(report: CompressionReport) -> Group:
             _decibels(one.psnr),
             f"{one.seconds:.1f}",
         )
-    lines = [
-        f"{report.nbytes:,} bytes for {report.splats:,} splats, {report.fixed_bits / 8:.2f} bytes "
-        f"each before entropy coding and codebooks, {report.bytes_a_splat:.2f} in the file",
-        f"{report.rotor_ratio:.0f} times smaller than {report.source_splats:,} uncompressed rotor "
-        "splats",
-    ]
     quality = report.quality
+    lines = [f"{report.nbytes:,} bytes for {report.splats:,} splats"]
+    if report.splats:
+        lines[0] += (
+            f", {report.fixed_bits / 8:.2f} bytes each before entropy coding and without "
+            f"codebooks, {report.bytes_a_splat:.2f} in the file"
+        )
+        was = f"{report.source_splats:,} splats"
+        lines.append(
+            f"{report.rotor_ratio:.0f} times smaller than {was} as rotor splats of 32-bit floats"
+            if report.moves
+            else f"{report.source_bytes / report.nbytes:.0f} times smaller than {was} in 32-bit "
+            "floats"
+        )
     if not report.own:
         lines.append(
-            f"against the photos: {_decibels(quality.model_truth)} before, "
+            f"against {report.held_out} of the photos: {_decibels(quality.model_truth)} before, "
             f"{_decibels(quality.compressed_truth)} after"
         )
     lines.append(f"against the given model: {_decibels(quality.compressed_model)}")

@@ -91,7 +91,7 @@ def _spread(truth: Truth, seed: int) -> list[int]:
         return list(range(count))
     draw = np.random.default_rng(seed)
     # Those of one moment in any order.
-    times = [0.0 if view.time is None else view.time for view in truth.views]
+    times = np.array([0.0 if view.time is None else view.time for view in truth.views])
     ordered = np.lexsort((draw.random(count), times))
     edges = np.linspace(0, count, MOST_VIEWS + 1)
     return sorted(ordered[draw.integers(np.ceil(edges[:-1]), np.ceil(edges[1:]))].tolist())

@@ -81,8 +81,9 @@ class _Frame:
         width, height = self._size(image)
         fx, fy = self._focal(width, height)
         for name in DISTORTION:
-            if self.number_of(name):
-                raise self.wrong(name, "no distortion: undistort the images first", "not 0")
+            amount = self.number_of(name)
+            if amount:
+                raise self.wrong(name, "no distortion: undistort the images first", amount)
         cx, cy = self.number_of("cx", -1e6, 1e6), self.number_of("cy", -1e6, 1e6)
         rotation, translation = self._pose()
         camera = Camera(

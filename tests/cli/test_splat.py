@@ -90,6 +90,27 @@ def test_a_picture_is_the_renderers(cli: Cli, files: dict[str, Path], tmp_path: 
     assert wide.code == 0 and picture(tmp_path / "b.png").shape == (80, 160, 3)
 
 
+def test_a_picture_is_of_its_camera_s_time(
+    cli: Cli, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of a moving scene, where no other time is asked for; a film plays from the start."""
+    path = cameras_file(tmp_path)
+    document = json.loads(path.read_text())
+    document["frames"][1]["time"] = 1.5
+    path.write_text(json.dumps(document))
+    line = ["--cameras", path, "--camera", "1", "--threads", "1", "--json"]
+    starts = {}
+    for name, more in {
+        "photo.png": [],
+        "other.png": ["--time", "0.5"],
+        "film.apng": ["--frames", "2"],
+    }.items():
+        result = cli("splat", "render", files["moving"], tmp_path / name, *line, *more)
+        assert result.code == 0, result.err
+        starts[name] = result.json["start"]
+    assert starts == {"photo.png": 1.5, "other.png": 0.5, "film.apng": 0.0}
+
+
 @pytest.mark.parametrize("name", ["moving", "moving psplat"])
 def test_json_has_times(cli: Cli, files: dict[str, Path], tmp_path: Path, name: str) -> None:
     out = tmp_path / "film.apng"
@@ -165,6 +186,7 @@ def test_nothing_is_replaced_unasked(cli: Cli, files: dict[str, Path], tmp_path:
         (["out.png", "--memory", "1GiB"], "only .psplat"), (["out.png", "--fov", "nan"], "--fov"),
         (["out.png", "--orbit", "--cameras", "CAMERAS"], "not both"),
         (["out.png", "--cameras", "CAMERAS", "--camera", "2"], "numbered from 0"),
+        (["out.png", "--camera", "2"], "--cameras FILE"),
     ],
 )  # fmt: skip
 def test_wrong_usage(

@@ -65,6 +65,22 @@ def test_stages_have_switches_both_ways() -> None:
     assert Stages(merging=True).settings(still).merging
     assert Stages(final_steps=7).settings(moving).final_steps == 7
     assert not Stages(paper=True, sampling=False).settings(moving).sampling
+    assert Stages(final_steps=7, merging=True).settings(still).final_steps == 7
+    with pytest.raises(UsageError, match="nothing is trained"):
+        Stages(final_steps=7).settings(still)
+
+
+def test_photos_of_a_moving_scene_need_times(
+    cli: Cli, files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = cameras_file(tmp_path)
+    document = json.loads(path.read_text())
+    for frame in document["frames"]:
+        frame.pop("time", None)
+    document.pop("time", None)
+    path.write_text(json.dumps(document))
+    result = cli("splat", "compress", files["moving"], tmp_path / "a.psplat", "--views", path)
+    assert result.code == 1 and f"{path}: frame 0 has no 'time'" in result.err
 
 
 def test_every_splat_stays_with_exact(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:

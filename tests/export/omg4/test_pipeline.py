@@ -193,6 +193,30 @@ def test_the_report_says_what_was_not_done() -> None:
     assert not any("alike" in note or "too few" in note for note in notes)
 
 
+def test_few_photos_are_held_against_themselves_and_that_is_said() -> None:
+    model = redundant(30)
+    settings = QUICK.with_changes(own_views=True)
+    few = compress(model, photos(model, 3), settings).report
+    assert any("too few views" in note for note in few.notes) and few.held_out == 3
+    many = compress(model, photos(model, 8), settings).report
+    assert not any("too few views" in note for note in many.notes) and many.held_out == 1
+
+
+def test_photos_of_other_times_are_named() -> None:
+    model = redundant(30)
+    late = [replace(view, time=10.0 * (view.time or 0)) for view in photos(model, 8)]
+    notes = compress(model, late, QUICK).report.notes
+    assert any("7 of 8 views are outside of the scene's 0 to 2 s" in note for note in notes)
+    assert not any("outside" in note for note in compress(model, views(8), QUICK).report.notes)
+
+
+def test_training_that_was_dropped_is_named() -> None:
+    model = redundant(30)
+    wild = QUICK.with_changes(rates=900.0, final_steps=2, sampling=False, pruning=False)
+    notes = compress(model, views(8), wild).report.notes
+    assert any(note.startswith("training: 2 steps made nothing better") for note in notes)
+
+
 def test_what_nobody_sees_leaves_a_black_picture() -> None:
     model = replace(cloud(30, size=0.3), opacities=np.full(30, 0.01, np.float32))
     found = compress(model, photos(cloud(30, size=0.3), 8), QUICK)
