@@ -33,4 +33,7 @@ for arch in armv8-a armv8.2-a+dotprod; do
         "$here"/../core/{channel_coding,entropy_decoder,entropy_encoder,position_coding,splat_group}.cpp \
         "$here"/test_entropy.cpp -o "$out/test_entropy"
     "$qemu" -cpu max "$out/test_entropy"
+    "$cxx" -std=c++20 -O2 -g -Wall -Wextra -Werror -static -pthread -march="$arch" \
+        "$here"/../core/{splat_training,thread_pool}.cpp "$here"/test_splat_training.cpp -o "$out/test_splat_training"
+    "$qemu" -cpu max "$out/test_splat_training"
 done
