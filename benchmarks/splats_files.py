@@ -66,13 +66,10 @@ def decoding(job: Job) -> Part:
                       f"{nbytes / ms / 1e3:,.0f}")  # fmt: skip
         rows.append({"name": name, "splats": model.count, "bytes": size, "ms": times,
                      "ms on one thread": spent[1]})  # fmt: skip
-        within, said = (
-            ms <= MOST_DECODE_MS,
-            f"{name}: {ms:.0f} ms to decode, bar {MOST_DECODE_MS:.0f}",
-        )
+        said = f"{name}: {ms:.0f} ms to decode, bar {MOST_DECODE_MS:.0f}"
         if not name.endswith(HEAVY):
-            part.bar(within, said)
-        elif not within:
+            part.bar(ms <= MOST_DECODE_MS, said)
+        elif ms > MOST_DECODE_MS:
             part.lines.append(f"{said}, which is not for 45 harmonics a splat")
         path.unlink()
     part.tables.append(shown)
