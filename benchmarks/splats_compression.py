@@ -122,7 +122,7 @@ def compression(job: Job) -> Part:
     write_content(out, made.file)
     nbytes, small = out.stat().st_size, open_splats(out)
 
-    truth = [shot.pixels.astype(np.float32) / np.float32(255) for shot in scene.test]
+    truth = as_pictures(scene.test)
     before, after = (drawn(model, scene.test, job.threads) for model in (scene.model, small))
     rows = {
         "model against truth": scores(before, truth, scene.test),
@@ -148,7 +148,7 @@ def compression(job: Job) -> Part:
         f"{scene.model.nbytes / scene.model.count:.0f} bytes a splat, whose harmonics are of "
         f"degree {scene.model.degree}"
     )
-    fresh = [shot.pixels.astype(np.float32) / np.float32(255) for shot in scene.fresh]
+    fresh = as_pictures(scene.fresh)
     unseen = [
         scores(drawn(model, scene.fresh, job.threads), fresh, scene.fresh).psnr
         for model in (scene.model, small)
@@ -213,7 +213,7 @@ def ablation(job: Job) -> Part:
     }  # fmt: skip
     if job.quick:
         variants = {name: variants[name] for name in ("quantization alone", "all")}
-    truth = [shot.pixels.astype(np.float32) / np.float32(255) for shot in scene.test]
+    truth = as_pictures(scene.test)
     made = table("stages of the compression", "stages", "splats", "bytes", "a splat", "times rotor",
                  "PSNR", "there", "moving", "seconds")  # fmt: skip
     part.lines.append(f"final training: {base.final_steps} steps, where splats went")
@@ -312,6 +312,11 @@ def _through_fourdgs(job: Job) -> Callable[[SplatModel], tuple[int, SplatModel]]
         return size, open_splats(path)
 
     return run
+
+
+def as_pictures(shots: Sequence[Shot]) -> Pictures:
+    """The truth, 0 to 1."""
+    return [shot.pixels.astype(np.float32) / np.float32(255) for shot in shots]
 
 
 def drawn(model: SplatModel, shots: Sequence[Shot], threads: int) -> Pictures:

@@ -94,7 +94,7 @@ def refine_against(
         for name, values in parameters.arrays.items()
         if only is None or name in only
     }
-    fixed = parameters.fixed() if settings.settling else {}
+    fixed = _fixed(model) if settings.settling else {}
     for step, chosen in enumerate(batches(len(truth), settings.batch, steps, settings.seed)):
         current = parameters.model()
         totals = {name: np.zeros_like(parameters.arrays[name]) for name in optimizers}
@@ -147,7 +147,6 @@ class Parameters:
             "rotations": model.rotations.copy(),
         }
         self._motion = model.motion
-        self._settled = settled(model)
         if model.motion is not None:
             self.arrays["velocities"] = model.motion.velocities.copy()
             self.arrays["t_centers"] = model.motion.t_centers.copy()
@@ -156,16 +155,6 @@ class Parameters:
         self.arrays = {name: np.ascontiguousarray(a) for name, a in self.arrays.items()}
         low, high = np.percentile(model.means, [1, 99], axis=0)
         self._radius = max(0.5 * float(np.max(high - low)), 1e-6)
-
-    def fixed(self) -> dict[str, NDArray[np.bool_]]:
-        """Which rows [n] of which arrays are not trained: settling.py."""
-        if self._motion is None:
-            return {}
-        return {
-            "velocities": self._settled.still,
-            "t_centers": self._settled.lasting,
-            "t_sigmas": self._settled.lasting,
-        }
 
     def unit(self, name: str) -> float:
         """What a learning rate of 1 means for this array."""
@@ -233,6 +222,14 @@ class Parameters:
         a["rotations"][lengths < 1e-6] = (1, 0, 0, 0)
         if "t_sigmas" in a:
             np.clip(a["t_sigmas"], -MOST_LN, MOST_LN, out=a["t_sigmas"])
+
+
+def _fixed(model: SplatModel) -> dict[str, NDArray[np.bool_]]:
+    """Which rows [n] of which arrays are not trained: settling.py."""
+    if model.motion is None:
+        return {}
+    found = settled(model)
+    return {"velocities": found.still, "t_centers": found.lasting, "t_sigmas": found.lasting}
 
 
 def batches(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:

@@ -202,6 +202,15 @@ def test_few_photos_are_held_against_themselves_and_that_is_said() -> None:
     assert not any("too few views" in note for note in many.notes) and many.held_out == 1
 
 
+def test_as_many_photos_to_measure_by_as_to_train_with() -> None:
+    model = redundant(30)
+    ring = photos(model, 4)
+    others = [replace(view, image=np.array(view.image) * np.float32(0.9)) for view in ring]
+    report = compress(model, ring, QUICK, test_views=others).report
+    assert (report.views, report.held_out) == (4, 4)
+    assert not any("too few views" in note for note in report.notes)
+
+
 def test_photos_of_other_times_are_named() -> None:
     model = redundant(30)
     late = [replace(view, time=10.0 * (view.time or 0)) for view in photos(model, 8)]
