@@ -102,10 +102,9 @@ def refine_against(
         for found in gradients_of(current, chosen, truth, rasteriser, settings):
             seen.append(found.active)
             for name, gradient in parameters.raw_gradients(
-                current, found, rasteriser.loops
+                current, found, rasteriser.loops, totals
             ).items():
-                if name in totals:
-                    rasteriser.loops.add_rows(totals[name], found.active, gradient)
+                rasteriser.loops.add_rows(totals[name], found.active, gradient)
         rows = rows_of(model.opacities.shape, seen)
         factor = decay(step, steps)
         for name, optimizer in optimizers.items():
@@ -189,21 +188,26 @@ class Parameters:
         )
 
     def raw_gradients(
-        self, model: SplatModel, found: ModelGradients, loops: TrainingLoops
+        self,
+        model: SplatModel,
+        found: ModelGradients,
+        loops: TrainingLoops,
+        wanted: Collection[str],
     ) -> dict[str, Floats]:
-        """By the trained arrays' rows `found.active`; `model` is what was drawn."""
+        """By the rows `found.active` of the wanted arrays; `model` is what was drawn."""
         part = found.active
         opacity = model.opacities[part]
-        by_scale, by_rotation = loops.shape_gradients(model, part, found.covariances)
-        length = np.linalg.norm(self.arrays["rotations"][part], axis=1, keepdims=True)
         gradients = {
             "means": found.means,
             "dc": found.sh[:, :1],
             "rest": found.sh[:, 1:],
             "opacity": found.opacities * opacity * (1 - opacity),
-            "scales": by_scale,
-            "rotations": by_rotation / np.maximum(length, np.float32(1e-12)),
         }
+        if "scales" in wanted or "rotations" in wanted:
+            by_scale, by_rotation = loops.shape_gradients(model, part, found.covariances)
+            length = np.linalg.norm(self.arrays["rotations"][part], axis=1, keepdims=True)
+            gradients["scales"] = by_scale
+            gradients["rotations"] = by_rotation / np.maximum(length, np.float32(1e-12))
         motion = model.motion
         if motion is not None:
             if found.velocities is None or found.t_centers is None or found.t_sigmas is None:
@@ -211,7 +215,7 @@ class Parameters:
             gradients["velocities"] = found.velocities
             gradients["t_centers"] = found.t_centers
             gradients["t_sigmas"] = found.t_sigmas * motion.t_sigmas[part]
-        return gradients
+        return {name: gradient for name, gradient in gradients.items() if name in wanted}
 
     def keep_in_range(self) -> None:
         """What no step may leave, so that the model stays one that can be drawn and stored."""

@@ -13,6 +13,7 @@
 #include "error.h"
 #include "splat_basis.h"
 #include "splat_training.h"
+#include "threads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -156,10 +157,7 @@ void bind_splat_training(nb::module_ & m) {
                          "splats that are drawn. Models are (n, ...), a row a splat; what the rasteriser takes and gives is\n"
                          "(components, m).")
         .def("__init__",
-             [](Training * self, int threads) {
-                 if (threads < 1 || threads > 256) throw ArgumentError("threads is " + std::to_string(threads) + ", expected 1 to 256");
-                 new (self) Training(threads);
-             },
+             [](Training * self, int threads) { new (self) Training(thread_count(threads)); },
              "threads"_a)
         .def("columns", &columns, "values"_a.noconvert(), "rows"_a.noconvert(), "out"_a.noconvert(),
              "Rows of values (n, c) into out (c, m).")

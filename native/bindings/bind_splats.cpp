@@ -18,6 +18,7 @@
 #include "aligned.h"
 #include "error.h"
 #include "splat_renderer.h"
+#include "threads.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -259,10 +260,7 @@ void bind_splats(nb::module_ & m) {
 
     nb::class_<Renderer>(m, "SplatRenderer", "A rasteriser with threads and room of its own.")
         .def("__init__",
-             [](Renderer * self, int threads) {
-                 if (threads < 1 || threads > 256) throw ArgumentError("threads is " + std::to_string(threads) + ", expected 1 to 256");
-                 new (self) Renderer(threads);
-             },
+             [](Renderer * self, int threads) { new (self) Renderer(thread_count(threads)); },
              "threads"_a)
         .def("render", &render, "scenes"_a, "ranges"_a, "camera"_a, "options"_a, "image"_a.noconvert(), "rest"_a.noconvert().none(),
              "Draw into image (height, width, 3), and into rest (height, width) the transmittance that is left. Of\n"
