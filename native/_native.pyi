@@ -553,10 +553,10 @@ class SplatCoder:
     How the groups of one .psplat file are coded, and what its first group has taught.
     """
 
-    def __init__(self, bits: int, modelled_digits: int, slowest: int, digits: Sequence[int] | None, channels: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)]) -> None:
+    def __init__(self, bits: int, modelled_digits: int, slowest: int, digits: Sequence[int] | None, channels: Annotated[NDArray[numpy.uint32], dict(shape=(None, 9), order='C', device='cpu', writable=False)]) -> None:
         """
-        digits: the coding of how many octal digits are kept, or None where all are. channels: (n, 8) uint32; size,
-        mode, raw, predictor, reference, buckets, reference buckets, slowest. Raises ValueError.
+        digits: the coding of how many octal digits are kept, or None where all are. channels: (n, 9) uint32; size,
+        mode, raw, predictor, reference, buckets, reference buckets, slowest, sparse. Raises ValueError.
         """
 
     def decode(self, payload: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], count: int, primed: bool = False, learn: bool = False) -> tuple[Annotated[NDArray[numpy.uint32], dict(shape=(None, 3))], Annotated[NDArray[numpy.uint8], dict(shape=(None,))], list[Annotated[NDArray[numpy.uint16], dict(shape=(None,))]]]:
@@ -573,12 +573,12 @@ class SplatCoder:
     def bits(self, cells: Annotated[NDArray[numpy.uint32], dict(shape=(None, 3), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], channels: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)]], primed: bool = False) -> list[float]:
         """Bits that a group takes: of the positions, then of each channel."""
 
-def decode_sheets(payload: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], shapes: Sequence[tuple[int, int]], specs: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)]) -> list[Annotated[NDArray[numpy.uint16], dict(shape=(None,))]]:
+def decode_sheets(payload: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], shapes: Sequence[tuple[int, int]], specs: Annotated[NDArray[numpy.uint32], dict(shape=(None, 9), order='C', device='cpu', writable=False)]) -> list[Annotated[NDArray[numpy.uint16], dict(shape=(None,))]]:
     """
     Numbers of each sheet (rows, columns) of a codebook section, flat. Raises FormatError, ValueError.
     """
 
-def encode_sheets(values: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)]], columns: Sequence[int], specs: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)]) -> bytes:
+def encode_sheets(values: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)]], columns: Sequence[int], specs: Annotated[NDArray[numpy.uint32], dict(shape=(None, 9), order='C', device='cpu', writable=False)]) -> bytes:
     """The payload of sheets, flat numbers row by row."""
 
 def gather_entries(parts: Sequence[tuple[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], int, bool]], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device='cpu')]) -> None:
@@ -587,7 +587,7 @@ def gather_entries(parts: Sequence[tuple[Annotated[NDArray[numpy.float32], dict(
     and whether to add to what is there. Raises ValueError.
     """
 
-def channel_bits(values: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], neighbours: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], spec: Annotated[NDArray[numpy.uint32], dict(shape=(None, 8), order='C', device='cpu', writable=False)], reference: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, reference_size: int = 1) -> float:
+def channel_bits(values: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)], neighbours: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], spec: Annotated[NDArray[numpy.uint32], dict(shape=(None, 9), order='C', device='cpu', writable=False)], reference: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, reference_size: int = 1) -> float:
     """Bits that a channel takes alone."""
 
 def splat_neighbours(cells: Annotated[NDArray[numpy.uint32], dict(shape=(None, 3), order='C', device='cpu', writable=False)], digits: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], bits: int) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:

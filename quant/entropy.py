@@ -46,6 +46,8 @@ class ChannelCoding:
         reference: number of an earlier channel, DIGITS or NO_REFERENCE.
         buckets, reference_buckets: bits of the prediction and of the reference in the context.
         slowest: rate of learning in the end; higher forgets less.
+        sparse: 1: models that have reached it learn from every fourth number only, which is
+            decoded in less time. Of DIRECT and NARROW. Else 0.
     """
 
     mode: int = DIRECT
@@ -55,17 +57,15 @@ class ChannelCoding:
     buckets: int = 0
     reference_buckets: int = 0
     slowest: int = 8
+    sparse: int = 0
 
     def pack(self) -> bytes:
-        return _BYTES.pack(*self._fields(), 0)
+        return _BYTES.pack(*self._fields())
 
     @staticmethod
     def unpack(data: bytes) -> ChannelCoding:
         """Of 8 bytes; `problem` says whether it is allowed."""
-        # A last byte that is not 0 becomes a rate that is not allowed.
-        mode, raw, predictor, reference, own, its, slowest, unused = _BYTES.unpack(data)
-        slowest = slowest if unused == 0 else 255
-        return ChannelCoding(mode, raw, predictor, reference, own, its, slowest)
+        return ChannelCoding(*_BYTES.unpack(data))
 
     def row(self, size: int) -> list[int]:
         """What the native coder takes, for numbers below `size`."""
@@ -94,7 +94,9 @@ class ChannelCoding:
         if self.buckets > 4 or self.reference_buckets > 4:
             return f"buckets are {self.buckets} and {self.reference_buckets}, expected 0 to 4"
         if not 4 <= self.slowest <= SLOWEST:
-            return f"slowest is {self.slowest}, expected 4 to {SLOWEST} and then a zero"
+            return f"slowest is {self.slowest}, expected 4 to {SLOWEST}"
+        if self.sparse > int(self.mode in (DIRECT, NARROW)):
+            return f"sparse is {self.sparse}, expected 0, or 1 in modes 0 and 3"
         if referred != NO_REFERENCE and referred >= earlier and not (digits and referred == DIGITS):
             return f"reference is {referred}, expected an earlier channel ({earlier} are)"
         if self.uses_reference and referred == NO_REFERENCE:
@@ -109,7 +111,7 @@ class ChannelCoding:
             return "a prediction of fresh numbers"
         return None
 
-    def _fields(self) -> tuple[int, int, int, int, int, int, int]:
+    def _fields(self) -> tuple[int, int, int, int, int, int, int, int]:
         return (
             self.mode,
             self.raw,
@@ -118,6 +120,7 @@ class ChannelCoding:
             self.buckets,
             self.reference_buckets,
             self.slowest,
+            self.sparse,
         )
 
 
@@ -152,9 +155,9 @@ def uncoded(size: int) -> ChannelCoding:
 
 
 def coding_rows(codings: Sequence[tuple[ChannelCoding, int]]) -> NDArray[np.uint32]:
-    """(channels, 8), of each coding and its size."""
+    """(channels, 9), of each coding and its size."""
     rows = [coding.row(size) for coding, size in codings]
-    return np.array(rows, np.uint32).reshape(-1, 8)
+    return np.array(rows, np.uint32).reshape(-1, 9)
 
 
 def coded_bits(

@@ -85,11 +85,12 @@ class Lattice:
         """The middles [n, 3] of the cells that are left, in world units."""
         half: NDArray[np.float64] | float = 0.5
         if digits is not None:
-            half = np.ldexp(0.5, self.bits - digits.astype(np.int32))[:, None]
-        u = np.array(self.low) + np.array(self.step) * (cells + half)
-        if self.symmetric_log:
-            u = np.sign(u) * np.expm1(np.abs(u))
-        return np.asarray(u, np.float32)
+            half = np.ldexp(0.5, self.bits - digits.astype(np.int32))
+        out = np.empty(cells.shape, np.float32)
+        for axis in range(3):  # numpy takes longer for rows of three than for columns
+            u = self.low[axis] + self.step[axis] * (cells[:, axis] + half)
+            out[:, axis] = np.sign(u) * np.expm1(np.abs(u)) if self.symmetric_log else u
+        return out
 
 
 def digits_by_size(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from penstock import _native
 from penstock.errors import UsageError
 from penstock.export.omg4.psplat_plan import Plan, PlannedBook, plan_psplat
+from penstock.export.omg4.sparse_learning import coder_of, numbers_of, with_sparse_learning
 from penstock.export.report import Progress, ProgressCallback
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.splats.encoded import EncodedSplats, Net
@@ -149,6 +150,8 @@ def psplat_content(
     if alignment is not None and not 0 <= alignment <= 16:
         raise UsageError(f"alignment {alignment}; expected 0 to 16, of 2^alignment bytes")
     plan = plan_psplat(encoded, least_group, entropy=entropy)
+    if entropy:
+        plan = with_sparse_learning(plan)
     if len(plan.books) > MAX_BOOKS or len(plan.channels) > MAX_CHANNELS:
         raise UsageError(
             f"{len(plan.channels)} sub-vectors with {len(plan.books)} codebooks; a file has at "
@@ -220,25 +223,14 @@ def _book_entry(planned: PlannedBook) -> BookEntry:
 
 def _payloads(plan: Plan, progress: ProgressCallback | None) -> tuple[list[bytes], list[float]]:
     """(the payload of each group, bits of the positions and of each channel in all)."""
-    splats, channels = plan.splats, plan.channels
-    rows = coding_rows([(c.coding, plan.books[c.book].book.size) for c in channels])
-    lattice_bits = splats.lattice.bits
-    coder = _native.SplatCoder(
-        lattice_bits,
-        plan.modelled_digits,
-        plan.slowest,
-        None if plan.digits is None else plan.digits.row(lattice_bits),
-        rows,
-    )
+    coder = coder_of(plan)
     payloads: list[bytes] = []
-    bits = np.zeros(1 + len(channels))
+    bits = np.zeros(1 + len(plan.channels))
     for number, group in enumerate(plan.groups):
-        cells = splats.cells[group.part]
-        digits = np.zeros(0, np.uint8) if splats.digits is None else splats.digits[group.part]
-        values = [channel.values[group.part] for channel in channels]
+        numbers = numbers_of(plan, group)
         goes_on, teaches = plan.primed and number > 0, plan.primed and number == 0
-        bits += coder.bits(cells, digits, values, goes_on)
-        payloads.append(coder.encode(cells, digits, values, goes_on, teaches))
+        bits += coder.bits(*numbers, goes_on)
+        payloads.append(coder.encode(*numbers, goes_on, teaches))
         if progress is not None:
             progress(Progress("writing", number + 1, len(plan.groups), "groups"))
     return payloads, [float(b) for b in bits]

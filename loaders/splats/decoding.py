@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -88,11 +89,12 @@ def _decode_block(
     else:
         np.clip(columns.of("opacity", 1)[:, 0], 0, 1, out=model.opacities[to])
         if columns.has("opponent"):
-            opponent, axes = columns.of("opponent", 3), OPPONENT.astype(np.float32)
-            colour = opponent[:, 0, None] * axes[0]
-            for axis in (1, 2):  # a product of matrices rounds otherwise for other n
-                colour += opponent[:, axis, None] * axes[axis]
-            sh[:, 0] = colour
+            opponent, axes = columns.of("opponent", 3).T, OPPONENT.astype(np.float32)
+            for channel in range(3):  # a product of matrices rounds otherwise for other n
+                colour = opponent[0] * axes[0, channel]
+                colour += opponent[1] * axes[1, channel]
+                colour += opponent[2] * axes[2, channel]
+                sh[:, 0, channel] = colour
         else:
             columns.fill("dc", sh[:, 0])
         columns.fill("rest", sh.reshape(len(sh), -1)[:, 3:])
@@ -154,26 +156,27 @@ def _rotations(columns: _Columns, source: object, begin: int) -> Floats:
         largest = np.clip(np.rint(columns.of("largest", 1)[:, 0]), 0, 3).astype(np.intp)
         return expand_smallest(largest, columns.of("smallest_three", 3)).astype(np.float32)
     if columns.width("rotation") == 3:
-        vector = columns.of("rotation", 3)
-        squares = _squares(vector)[:, None]
-        quaternions = np.concatenate([np.sqrt(np.maximum(0, 1 - squares)), vector], axis=1)
+        vector = columns.of("rotation", 3).T
+        four = [np.sqrt(np.maximum(0, 1 - _squares(vector))), *vector]
     else:
-        quaternions = columns.of("rotation", 4)
-    lengths = np.sqrt(_squares(quaternions))
+        four = list(columns.of("rotation", 4).T)
+    lengths = np.sqrt(_squares(four))
     if lengths.size and not lengths.min() > 1e-6:
         raise FormatError(
             f"{source}: rotations of splat {begin + int(np.argmin(lengths))} is zero; expected a "
             "quaternion; the file is damaged, export it again"
         )
-    quaternions /= lengths[:, None]
+    quaternions = np.empty((columns.count, 4), np.float32)
+    for component, values in enumerate(four):
+        np.divide(values, lengths, out=quaternions[:, component])
     return quaternions
 
 
-def _squares(rows: Floats) -> Floats:
-    """Sums of the squares of rows [n, d], added in order: the same whatever n is."""
-    total: Floats = rows[:, 0] * rows[:, 0]
-    for column in range(1, rows.shape[1]):
-        total = total + rows[:, column] * rows[:, column]
+def _squares(columns: Sequence[Floats] | Floats) -> Floats:
+    """Sums of the squares of columns [d] of [n], added in order: the same whatever n is."""
+    total: Floats = columns[0] * columns[0]
+    for column in columns[1:]:
+        total = total + column * column
     return total
 
 

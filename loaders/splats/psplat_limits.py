@@ -10,6 +10,7 @@ from penstock.loaders.splats.file_access import FREE_BYTES
 
 VALUES_A_BYTE = 8  # of the codebook section, at most
 MAX_VALUE_BYTES = 8  # at most three symbols of 15 bits and some raw ones
+STATES_BYTES = 16  # of a coder, that a payload begins with
 MAX_POSITION_BYTES = 64  # the number of digits kept, then at most 23 symbols
 MAX_RATIO = 100
 """Decoded splats are at most so many times as large as their file, over `FREE_BYTES`: the best
@@ -29,9 +30,13 @@ def least_file_bytes(count: int, degree: int, dynamic: bool) -> int:
 
 def group_bytes(count: int, channels: int) -> tuple[int, int]:
     """The least and the most of a group's payload, whose number is even."""
-    return max(8, count), 16 + count * (MAX_POSITION_BYTES + MAX_VALUE_BYTES * channels)
+    each = MAX_POSITION_BYTES + MAX_VALUE_BYTES * channels
+    return max(STATES_BYTES, count), 2 * STATES_BYTES + count * each
 
 
 def codebook_bytes(values: int) -> tuple[int, int]:
     """The least and the most of a codebook section with so many numbers, whose number is even."""
-    return (max(8, values // VALUES_A_BYTE), 16 + values * MAX_VALUE_BYTES) if values else (0, 0)
+    if values == 0:
+        return 0, 0
+    least = max(STATES_BYTES, values // VALUES_A_BYTE)
+    return least, 2 * STATES_BYTES + values * MAX_VALUE_BYTES

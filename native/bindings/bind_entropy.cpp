@@ -32,8 +32,9 @@ using Cells = nb::ndarray<const uint32_t, nb::shape<-1, 3>, nb::c_contig, nb::de
 using Neighbours = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Entries = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Columns = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
-// (channels, 8): size, mode, raw, predictor, reference, buckets, reference buckets, slowest.
-using Specs = nb::ndarray<const uint32_t, nb::shape<-1, 8>, nb::c_contig, nb::device::cpu>;
+// (channels, 9): size, mode, raw, predictor, reference, buckets, reference buckets, slowest, sparse.
+constexpr size_t kSpecFields = 9;
+using Specs = nb::ndarray<const uint32_t, nb::shape<-1, kSpecFields>, nb::c_contig, nb::device::cpu>;
 
 // What is returned; whole types, so that the stub has them.
 template <class T>
@@ -73,6 +74,8 @@ ChannelSpec spec_of(const uint32_t * row) {
     spec.buckets = byte_of(row[5]);
     spec.reference_buckets = byte_of(row[6]);
     spec.slowest = byte_of(row[7]);
+    if (row[8] > 1) throw ArgumentError("a channel's coding is sparse, 1, or not, 0");
+    spec.sparse = row[8] == 1;
     return spec;
 }
 
@@ -85,11 +88,11 @@ public:
         spec_.position.slowest = slowest;
         spec_.all_digits = !digits.has_value();
         if (digits.has_value()) {
-            if (digits->size() != 8) throw ArgumentError("a channel's coding has eight fields");
+            if (digits->size() != kSpecFields) throw ArgumentError("a channel's coding has nine fields");
             spec_.digits = spec_of(digits->data());
         }
         const uint32_t * rows = aligned(channels, "channels");
-        for (size_t c = 0; c < channels.shape(0); ++c) spec_.channels.push_back(spec_of(rows + 8 * c));
+        for (size_t c = 0; c < channels.shape(0); ++c) spec_.channels.push_back(spec_of(rows + kSpecFields * c));
         check_spec(spec_);
     }
 
@@ -177,7 +180,7 @@ MadeNumbers decode_sheet_list(const Bytes & payload, const std::vector<std::pair
     for (size_t k = 0; k < sheets.size(); ++k) {
         sheets[k].rows = shapes[k].first;
         sheets[k].columns = shapes[k].second;
-        sheets[k].spec = spec_of(rows + 8 * k);
+        sheets[k].spec = spec_of(rows + kSpecFields * k);
     }
     {
         nb::gil_scoped_release released;
@@ -196,7 +199,7 @@ nb::bytes encode_sheet_list(const std::vector<Numbers> & values, const std::vect
         if (columns[k] == 0 || values[k].size() % columns[k] != 0) throw ArgumentError("a sheet's numbers are not whole rows");
         sheets[k].rows = values[k].size() / columns[k];
         sheets[k].columns = columns[k];
-        sheets[k].spec = spec_of(rows + 8 * k);
+        sheets[k].spec = spec_of(rows + kSpecFields * k);
         const uint16_t * numbers = aligned(values[k], "a sheet");
         sheets[k].values.assign(numbers, numbers + values[k].size());
     }
@@ -269,8 +272,8 @@ void bind_entropy(nb::module_ & m) {
     nb::class_<SplatCoder>(m, "SplatCoder", "How the groups of one .psplat file are coded, and what its first group has taught.")
         .def(nb::init<int, int, int, std::optional<std::vector<uint32_t>>, const Specs &>(), "bits"_a, "modelled_digits"_a, "slowest"_a,
              "digits"_a.none(), "channels"_a.noconvert(),
-             "digits: the coding of how many octal digits are kept, or None where all are. channels: (n, 8) uint32; size,\n"
-             "mode, raw, predictor, reference, buckets, reference buckets, slowest. Raises ValueError.")
+             "digits: the coding of how many octal digits are kept, or None where all are. channels: (n, 9) uint32; size,\n"
+             "mode, raw, predictor, reference, buckets, reference buckets, slowest, sparse. Raises ValueError.")
         .def("decode", &SplatCoder::decode, "payload"_a.noconvert(), "count"_a, "primed"_a = false, "learn"_a = false,
              "(cells (count, 3) uint32, digits kept (count or 0) uint8, numbers of each channel (count) uint16).\n"
              "primed: begin with what a call with learn has taught. Raises FormatError, ValueError.")

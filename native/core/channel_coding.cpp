@@ -27,6 +27,7 @@ void check_spec(const ChannelSpec & spec, size_t number, bool digits) {
     if (spec.predictor > Predictor::reference) refuse("an unknown predictor");
     if (spec.buckets > 4 || spec.reference_buckets > 4) refuse("more than 4 bits of buckets");
     if (spec.slowest < 4 || spec.slowest > 9) refuse("a slowest rate that is not 4 to 9");
+    if (spec.sparse && spec.mode != Mode::direct && spec.mode != Mode::narrow) refuse("sparse learning in a mode that has none");
     const bool refers = spec.reference != kNoReference;
     if (refers && spec.reference >= number && !(digits && spec.reference == kDigitsReference)) refuse("a reference to no earlier channel");
     if (spec.uses_reference() && !refers) refuse("it uses a reference, and has none");

@@ -25,6 +25,7 @@ struct ChannelSpec {
     uint8_t buckets = 0;                // bits of the prediction in the context (direct, narrow)
     uint8_t reference_buckets = 0;      // bits of the reference in the context
     uint8_t slowest = 7;                // the models' slowest rate
+    bool sparse = false;                // models that have reached it learn from every fourth number only
 
     bool uses_reference() const {
         return predictor == Predictor::slope || predictor == Predictor::reference || reference_buckets > 0;
@@ -45,14 +46,16 @@ struct Family {
     std::vector<SymbolModel> members;
 };
 
-// A symbol by a member of a family whose base is given.
+// A symbol by a member of a family whose base is given. `settled`: symbols after which it learns from those only that teach.
 template <class Coder>
-[[gnu::always_inline]] inline unsigned code_by_member(Coder & coder, SymbolModel & model, SymbolModel & base, unsigned value, int slowest) {
+[[gnu::always_inline]] inline unsigned code_by_member(Coder & coder, SymbolModel & model, SymbolModel & base, unsigned value, int slowest,
+                                                      bool teaches = true, unsigned settled = 0) {
     constexpr unsigned kLearning = 24;  // symbols of a member that the base learns from
-    const bool learns = model.seen() < kLearning;
-    if (learns && model.seen() == 0) model.take_shares(base);
+    const unsigned seen = model.seen();
+    if (!teaches && seen >= settled) [[likely]] return coder.symbol(model, value, slowest, false);
+    if (seen == 0) model.take_shares(base);
     const unsigned symbol = coder.symbol(model, value, slowest);
-    if (learns) base.update(symbol, slowest);
+    if (seen < kLearning) base.update(symbol, slowest);
     return symbol;
 }
 
@@ -144,29 +147,51 @@ template <class Coder>
 
 // ---------------------------------------------------------------- the modes
 
+// Codes one number after the other: number(i, teaches). Four at a time, so that a decoder's states each stay in a register where
+// all numbers are as many symbols.
+template <class Coder, class Number>
+[[gnu::always_inline]] inline void code_numbers(Coder & coder, size_t count, const Number & number) {
+    size_t i = 0;
+    if constexpr (Coder::kDecodes) {
+        for (; i + 4 <= count; i += 4) {
+            coder.ready();
+            number(i, true);
+            number(i + 1, false);
+            number(i + 2, false);
+            number(i + 3, false);
+        }
+    }
+    coder.ready();
+    for (; i < count; ++i) number(i, i % 4 == 0);
+}
+
+// Symbols after which a model of a direct or narrow channel learns from every fourth number only.
+inline unsigned settled_after(const ChannelSpec & spec) { return spec.sparse ? (1u << spec.slowest) - 8 : ~0u; }
+
 // `parts`: how many symbols a number has. What is constant is copied, so that it stays in registers.
 template <Predictor kind, int parts, class Coder>
 void code_direct(Coder & outer, const ChannelSpec & given, ChannelModels & models, const Sequence & sequence) {
     const ChannelSpec spec = given;
     const Sequence s = sequence;
     const int width = width_of(spec.size), modelled = width - spec.raw, slowest = spec.slowest, raw = spec.raw;
+    const unsigned settled = settled_after(spec);
     const int top = parts > 1 ? 4 : modelled, middle = parts > 2 ? 4 : modelled - 4, low = modelled - 8;
     SymbolModel * const contexts = models.top.members.data();
     SymbolModel * const by_top = models.middle.data();
     SymbolModel * const by_middle = models.low.data();
     Coder coder = std::move(outer);
-    for (size_t i = 0; i < s.count; ++i) {
-        coder.ready();
+    code_numbers(coder, s.count, [&](size_t i, bool teaches) __attribute__((always_inline)) {
         const uint32_t value = Coder::kDecodes ? 0 : s.values[i];
         uint32_t coded = 0;
-        [[maybe_unused]] const auto next = [&](SymbolModel & model, int shift, int bits) {
-            const uint32_t symbol = coder.symbol(model, (value >> shift) & ((1u << bits) - 1), slowest);
+        [[maybe_unused]] const auto next = [&](SymbolModel & model, int shift, int bits) __attribute__((always_inline)) {
+            const uint32_t symbol = coder.symbol(model, (value >> shift) & ((1u << bits) - 1), slowest, teaches || model.seen() < settled);
             if (symbol >> bits != 0) coder.fail("a number is too large for its channel");
             coded = coded << bits | symbol;
         };
+        if constexpr (parts == 0) coder.turn();
         if constexpr (parts > 0) {
-            const size_t context = context_of<kind>(spec, width, s, i);
-            coded = code_by_member(coder, contexts[context], models.top.base, (value >> (width - top)) & ((1u << top) - 1), slowest);
+            SymbolModel & model = contexts[context_of<kind>(spec, width, s, i)];
+            coded = code_by_member(coder, model, models.top.base, (value >> (width - top)) & ((1u << top) - 1), slowest, teaches, settled);
             if (coded >> top != 0) coder.fail("a number is too large for its channel");
         }
         if constexpr (parts > 1) next(by_top[coded], width - 4 - middle, middle);
@@ -176,7 +201,7 @@ void code_direct(Coder & outer, const ChannelSpec & given, ChannelModels & model
             if (coded >= spec.size) coder.fail("a number is too large for its channel");
             s.values[i] = static_cast<uint16_t>(coded);
         }
-    }
+    });
     outer = std::move(coder);
 }
 
@@ -187,19 +212,20 @@ void code_narrow(Coder & outer, const ChannelSpec & given, ChannelModels & model
     const ChannelSpec spec = given;
     const Sequence s = sequence;
     const int width = width_of(spec.size), slowest = spec.slowest;
+    const unsigned settled = settled_after(spec);
     const uint32_t first = spec.raw;
     SymbolModel * const contexts = models.top.members.data();
     Coder coder = std::move(outer);
-    for (size_t i = 0; i < s.count; ++i) {
-        coder.ready();
+    code_numbers(coder, s.count, [&](size_t i, bool teaches) __attribute__((always_inline)) {
         const uint32_t value = Coder::kDecodes ? 0 : s.values[i];
-        const uint32_t symbol = code_by_member(coder, contexts[context_of<kind>(spec, width, s, i)], models.top.base, std::min(value - first, kOther), slowest);
+        SymbolModel & model = contexts[context_of<kind>(spec, width, s, i)];
+        const uint32_t symbol = code_by_member(coder, model, models.top.base, std::min(value - first, kOther), slowest, teaches, settled);
         const uint32_t coded = symbol != kOther ? first + symbol : coder.bits(width, value);
         if constexpr (Coder::kDecodes) {
             if (coded >= spec.size) coder.fail("a number is too large for its channel");
             s.values[i] = static_cast<uint16_t>(coded);
         }
-    }
+    });
     outer = std::move(coder);
 }
 

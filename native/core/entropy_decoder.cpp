@@ -14,8 +14,8 @@ uint32_t load_state(const uint8_t * p) {
 }  // namespace
 
 CodeReader::CodeReader(const uint8_t * data, size_t bytes) : data_(data), bytes_(bytes) {
-    if (bytes < 8 || bytes % 2 != 0) throw FormatError("a payload of " + std::to_string(bytes) + " bytes; expected 8 or more, and an even number");
-    for (size_t k = 0; k < 2; ++k) {
+    if (bytes < kStateBytes || bytes % 2 != 0) throw FormatError("a payload of " + std::to_string(bytes) + " bytes; expected 16 or more, and an even number");
+    for (size_t k = 0; k < kStates; ++k) {
         states_[k] = load_state(data + 4 * k);
         if (states_[k] < kLeastState) fail(data + 4 * k, "a state is below 65536");
     }

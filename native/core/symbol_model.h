@@ -1,7 +1,8 @@
 // The shares of up to 16 symbols, learned while they are coded; encoder and decoder learn alike.
 //
 // Shares are kept cumulated, in 1/32768. A symbol moves them by 2^-rate towards certainty of it. The rate grows with what
-// was seen, as the weight of a new number in an average shrinks, up to a limit: then the model forgets.
+// was seen, as the weight of a new number in an average shrinks, up to a limit: then the model is settled. It forgets, and need
+// not learn from every symbol.
 // A share never falls to nothing: for cumulated a < b and their targets m < n, all whole numbers, and h = 2^(r - 1),
 // b + floor((n - b + h) / 2^r) > a + floor((m - a + h) / 2^r), as (n + (2^r - 1) b) - (m + (2^r - 1) a) >= 2^r.
 // Nor does the limit of 16 bits change that: where it makes two moves alike, a and b stay as far apart as they were.
@@ -32,10 +33,12 @@ public:
         for (int i = 0; i < kSymbols; ++i) cumulated_[i] = static_cast<int16_t>(i < symbols ? i * each : kCertain + i);
     }
 
-    // The symbol whose share a slot, below 32768, falls in; then learns it. What its share was goes to `before`.
+    // The symbol whose share a slot, below 32768, falls in.
     struct Share {
         uint32_t start, size;
     };
+    unsigned find(uint32_t slot, Share & its) const;
+    // Then learns it. What its share was goes to `before`.
     unsigned find_and_update(uint32_t slot, int slowest, Share & before);
     uint32_t start(unsigned symbol) const { return static_cast<uint16_t>(cumulated_[symbol]); }
     uint32_t share(unsigned symbol) const { return static_cast<uint16_t>(cumulated_[symbol + 1]) - start(symbol); }
@@ -99,13 +102,24 @@ inline __m128i moved_shares(__m128i now, __m128i over, __m128i place, __m128i ce
     return _mm_add_epi16(now, _mm_sra_epi16(way, rate));
 }
 
+// Bit i: number i, of 16, is not 0.
+inline unsigned mask_of(__m128i low, __m128i high) { return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(low, high))); }
+
+[[gnu::always_inline]] inline unsigned SymbolModel::find(uint32_t slot, Share & its) const {
+    const auto * c = reinterpret_cast<const __m128i *>(cumulated_);
+    const __m128i at = _mm_set1_epi16(static_cast<int16_t>(slot));
+    const unsigned mask = mask_of(_mm_cmpgt_epi16(_mm_load_si128(c), at), _mm_cmpgt_epi16(_mm_load_si128(c + 1), at));
+    const unsigned symbol = static_cast<unsigned>(__builtin_ctz(mask | 0x10000u)) - 1;  // bit 0 never
+    its = {start(symbol), share(symbol)};
+    return symbol;
+}
+
 [[gnu::always_inline]] inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
     auto * c = reinterpret_cast<__m128i *>(cumulated_);
     const __m128i low = _mm_load_si128(c), high = _mm_load_si128(c + 1), at = _mm_set1_epi16(static_cast<int16_t>(slot));
     // Those above the symbol are those over the slot: moving them need not wait for its number.
     const __m128i low_over = _mm_cmpgt_epi16(low, at), high_over = _mm_cmpgt_epi16(high, at);
-    const auto mask = static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(low_over, high_over)));  // bit 0 never
-    const unsigned symbol = static_cast<unsigned>(__builtin_ctz(mask | 0x10000u)) - 1;
+    const unsigned symbol = static_cast<unsigned>(__builtin_ctz(mask_of(low_over, high_over) | 0x10000u)) - 1;  // bit 0 never
     before = {start(symbol), share(symbol)};
     const auto & step = kSteps.of[next_rate(slowest)];
     const __m128i half = _mm_load_si128(reinterpret_cast<const __m128i *>(step.half)), rate = _mm_load_si128(reinterpret_cast<const __m128i *>(step.rate));
@@ -139,12 +153,23 @@ inline int16x8_t moved_shares(int16x8_t now, uint16x8_t over, int16x8_t place, i
 
 inline constexpr int16_t kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+// Each that is over the slot counts for 65535, that is, -1; of 16, those that are not, but for the symbol's own, lie below.
+inline unsigned symbol_below(uint16x8_t low_over, uint16x8_t high_over) {
+    return 15u - static_cast<uint16_t>(-vaddvq_u16(vaddq_u16(low_over, high_over)));
+}
+
+[[gnu::always_inline]] inline unsigned SymbolModel::find(uint32_t slot, Share & its) const {
+    const int16x8_t at = vdupq_n_s16(static_cast<int16_t>(slot));
+    const unsigned symbol = symbol_below(vcgtq_s16(vld1q_s16(cumulated_), at), vcgtq_s16(vld1q_s16(cumulated_ + 8), at));
+    its = {start(symbol), share(symbol)};
+    return symbol;
+}
+
 [[gnu::always_inline]] inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
     const int16x8_t low = vld1q_s16(cumulated_), high = vld1q_s16(cumulated_ + 8), at = vdupq_n_s16(static_cast<int16_t>(slot));
     // Those above the symbol are those over the slot: moving them need not wait for its number.
     const uint16x8_t low_over = vcgtq_s16(low, at), high_over = vcgtq_s16(high, at);
-    // Each that is over the slot counts for 65535, that is, -1; of 16, those that are not, but for the symbol's own, lie below.
-    const unsigned symbol = 15u - static_cast<uint16_t>(-vaddvq_u16(vaddq_u16(low_over, high_over)));
+    const unsigned symbol = symbol_below(low_over, high_over);
     before = {start(symbol), share(symbol)};
     const int rate = next_rate(slowest);
     const int16x8_t certain = vdupq_n_s16(kCertain);
@@ -164,10 +189,15 @@ inline void SymbolModel::update(unsigned symbol, int slowest) {
 
 #else
 
-[[gnu::always_inline]] inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
+inline unsigned SymbolModel::find(uint32_t slot, Share & its) const {
     unsigned symbol = 0;
     for (int i = 1; i < kSymbols; ++i) symbol += cumulated_[i] <= static_cast<int32_t>(slot);
-    before = {start(symbol), share(symbol)};
+    its = {start(symbol), share(symbol)};
+    return symbol;
+}
+
+inline unsigned SymbolModel::find_and_update(uint32_t slot, int slowest, Share & before) {
+    const unsigned symbol = find(slot, before);
     update(symbol, slowest);
     return symbol;
 }

@@ -42,6 +42,7 @@ codings = st.builds(
     buckets=st.integers(0, 5),
     reference_buckets=st.integers(0, 5),
     slowest=st.integers(3, 10),
+    sparse=st.integers(0, 2),
 )
 
 

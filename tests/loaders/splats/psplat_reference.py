@@ -44,39 +44,45 @@ class Family:
 class Payload:
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.states = list(struct.unpack("<2I", data[:8]))
-        self.at = 8
+        self.states = list(struct.unpack("<4I", data[:16]))
+        self.at = 16
 
-    def _turn(self, x: int) -> None:
+    def turn(self) -> None:
+        self.states = [*self.states[1:], self.states[0]]
+
+    def _go_on(self, x: int) -> None:
         if x < 1 << 16:
             x = x << 16 | struct.unpack_from("<H", self.data, self.at)[0]
             self.at += 2
-        self.states = [self.states[1], x]
+        self.states[3] = x
 
-    def symbol(self, model: Model, slowest: int) -> int:
-        x = self.states[0]
+    def symbol(self, model: Model, slowest: int, learns: bool = True) -> int:
+        self.turn()
+        x = self.states[3]
         slot = x % 32768
         s = max(i for i in range(16) if model.c[i] <= slot)
-        self._turn((model.c[s + 1] - model.c[s]) * (x >> 15) + slot - model.c[s])
-        model.learn(s, slowest)
+        self._go_on((model.c[s + 1] - model.c[s]) * (x >> 15) + slot - model.c[s])
+        if learns:
+            model.learn(s, slowest)
         return s
 
-    def member(self, family: Family, context: int, slowest: int) -> int:
+    def member(self, family: Family, context: int, slowest: int, spares: int = 1 << 62) -> int:
         model = family.members.setdefault(context, Model(family.symbols))
         if model.seen == 0:
             model.c = list(family.base.c)
-        s = self.symbol(model, slowest)
-        if model.seen <= 24:
+        learns = model.seen < spares
+        s = self.symbol(model, slowest, learns)
+        if learns and model.seen <= 24:
             family.base.learn(s, slowest)
         return s
 
     def raw(self, bits: int) -> int:
-        x = self.states[0]
-        self._turn(x >> bits)
+        x = self.states[3]
+        self._go_on(x >> bits)
         return int(x % (1 << bits))
 
     def finish(self) -> None:
-        assert self.states == [1 << 16, 1 << 16]
+        assert self.states == [1 << 16] * 4
         assert not any(self.data[self.at :])
 
 
@@ -88,14 +94,18 @@ class Coding:
 
     def __post_init__(self) -> None:
         (self.mode, self.low, self.predictor, self.reference, self.buckets,
-         self.reference_buckets, self.slowest, zero) = self.fields  # fmt: skip
-        assert zero == 0
+         self.reference_buckets, self.slowest, self.sparse) = self.fields  # fmt: skip
+        assert self.sparse <= (self.mode in (0, 3))
         self.width = (self.size - 1).bit_length()
         self.known = 0
 
     def model(self, name: Any, symbols: int) -> Model:
         model: Model = self.models.setdefault(name, Model(symbols))
         return model
+
+    def spares(self, i: int) -> int:
+        """Symbols after which a model does not learn from number i."""
+        return (1 << self.slowest) - 8 if self.sparse and i % 4 else 1 << 62
 
     def family(self, name: str, symbols: int) -> Family:
         family: Family = self.models.setdefault(name, Family(symbols))
@@ -127,7 +137,7 @@ def channel(
         if coding.mode in (0, 3):
             context = predicted >> max(0, coding.width - coding.buckets) if coding.buckets else 0
             of_mode = _direct if coding.mode == 0 else _narrow
-            v.append(of_mode(p, coding, (context << coding.reference_buckets) + bucket))
+            v.append(of_mode(p, coding, (context << coding.reference_buckets) + bucket, i))
         else:
             context = kinds[n] if n >= 0 else 0
             u = _magnitude(p, coding, "top", (context << coding.reference_buckets) + bucket, kinds)
@@ -160,16 +170,19 @@ def _predicted(
     return min(max(v[p] + r[i] - r[p], 0), top)
 
 
-def _direct(p: Payload, coding: Coding, context: int) -> int:
+def _direct(p: Payload, coding: Coding, context: int, i: int) -> int:
     left, number = coding.width - coding.low, 0
+    spares = coding.spares(i)
+    if left == 0:
+        p.turn()
     name: Any = "top"
     while left > 0:
         bits = min(left, 4)
         if name == "top":
-            number = p.member(coding.family("top", 1 << bits), context, coding.slowest)
+            number = p.member(coding.family("top", 1 << bits), context, coding.slowest, spares)
         else:
             model = coding.model(name, 1 << bits)
-            number = number << bits | p.symbol(model, coding.slowest)
+            number = number << bits | p.symbol(model, coding.slowest, model.seen < spares)
         name = (coding.width - coding.low - left, number)
         left -= bits
     if coding.low:
@@ -178,8 +191,8 @@ def _direct(p: Payload, coding: Coding, context: int) -> int:
     return number
 
 
-def _narrow(p: Payload, coding: Coding, context: int) -> int:
-    symbol = p.member(coding.family("numbers", 16), context, coding.slowest)
+def _narrow(p: Payload, coding: Coding, context: int, i: int) -> int:
+    symbol = p.member(coding.family("numbers", 16), context, coding.slowest, coding.spares(i))
     number = coding.low + symbol if symbol < 15 else p.raw(coding.width)
     assert number < coding.size
     return number
@@ -390,7 +403,7 @@ def _sheet(p: Payload, coding: Coding, rows: int, columns: int) -> list[int]:
         if coding.mode in (0, 3):
             context = predicted >> max(0, coding.width - coding.buckets) if coding.buckets else 0
             of_mode = _direct if coding.mode == 0 else _narrow
-            v.append(of_mode(p, coding, (context << coding.reference_buckets) + bucket))
+            v.append(of_mode(p, coding, (context << coding.reference_buckets) + bucket, i))
         else:
             context = kinds[n] if n >= 0 else 0
             u = _magnitude(p, coding, "top", (context << coding.reference_buckets) + bucket, kinds)

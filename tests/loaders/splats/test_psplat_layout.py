@@ -106,7 +106,7 @@ HEADER_LIES = [
     (120, "<I", 8, "at offset 120: bytes of the nets"),
     (128, "<I", 1, "at offset 128: checksum of no nets"),
     (132, "<B", 2, "at offset 132: coding of the digits"),
-    (139, "<B", 1, "at offset 132: coding of the digits"),
+    (139, "<B", 2, "at offset 132: coding of the digits"),
 ]
 
 
@@ -160,7 +160,7 @@ BOOK_LIES = [
     (35, "<B", 1, "coding of codebook 0"),
     (36, "<B", 5, "coding of codebook 0"),
     (38, "<B", 10, "coding of codebook 0"),
-    (39, "<B", 1, "coding of codebook 0"),
+    (39, "<B", 2, "coding of codebook 0"),
 ]
 
 
