@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from penstock import _native
 from penstock.errors import UsageError
 from penstock.export.omg4.psplat_plan import Plan, PlannedBook, plan_psplat
-from penstock.export.omg4.sparse_learning import coder_of, numbers_of, with_sparse_learning
+from penstock.export.omg4.sparse_learning import (
+    coder_of,
+    numbers_of,
+    plan_bits,
+    with_sparse_learning,
+)
 from penstock.export.report import Progress, ProgressCallback
 from penstock.loaders.partial_file import partial_file
 from penstock.loaders.splats.encoded import EncodedSplats, Net
@@ -150,19 +155,17 @@ def psplat_content(
     if alignment is not None and not 0 <= alignment <= 16:
         raise UsageError(f"alignment {alignment}; expected 0 to 16, of 2^alignment bytes")
     plan = plan_psplat(encoded, least_group, entropy=entropy)
-    if entropy:
-        plan = with_sparse_learning(plan)
     if len(plan.books) > MAX_BOOKS or len(plan.channels) > MAX_CHANNELS:
         raise UsageError(
             f"{len(plan.channels)} sub-vectors with {len(plan.books)} codebooks; a file has at "
             f"most {MAX_CHANNELS} with {MAX_BOOKS}"
         )
+    plan, bits = with_sparse_learning(plan) if entropy else (plan, plan_bits(plan))
     books = _book_section(plan.books)
     nets = _net_section(encoded.nets)
     if len(nets) > MAX_NETS_BYTES:
         raise UsageError(f"nets of {len(nets)} bytes; a file has at most {MAX_NETS_BYTES}")
-    payloads, bits = _payloads(plan, progress)
-    payloads = _filled_up(plan, payloads)
+    payloads = _filled_up(plan, _payloads(plan, progress))
     own = head_bytes(len(plan.groups), len(plan.books), len(plan.channels))
     start = own + len(books) + len(nets)
     if alignment is None:
@@ -221,19 +224,17 @@ def _book_entry(planned: PlannedBook) -> BookEntry:
     )  # fmt: skip
 
 
-def _payloads(plan: Plan, progress: ProgressCallback | None) -> tuple[list[bytes], list[float]]:
-    """(the payload of each group, bits of the positions and of each channel in all)."""
+def _payloads(plan: Plan, progress: ProgressCallback | None) -> list[bytes]:
+    """Of each group."""
     coder = coder_of(plan)
     payloads: list[bytes] = []
-    bits = np.zeros(1 + len(plan.channels))
     for number, group in enumerate(plan.groups):
         numbers = numbers_of(plan, group)
         goes_on, teaches = plan.primed and number > 0, plan.primed and number == 0
-        bits += coder.bits(*numbers, goes_on)
         payloads.append(coder.encode(*numbers, goes_on, teaches))
         if progress is not None:
             progress(Progress("writing", number + 1, len(plan.groups), "groups"))
-    return payloads, [float(b) for b in bits]
+    return payloads
 
 
 def _filled_up(plan: Plan, payloads: list[bytes]) -> list[bytes]:

@@ -1,7 +1,8 @@
 """Which channels' models, once they have settled, learn from every fourth number only.
 
 That is decoded in less time. What it costs is counted on the whole file: of a sample it would not
-be seen where the first group, which all others go on from, is unlike them.
+be seen where the first group, which all others go on from, is unlike them. The digits kept and the
+positions are few numbers of many: their models learn from all.
 """
 
 from __future__ import annotations
@@ -21,20 +22,34 @@ MOST = 1.002
 Group = tuple[NDArray[np.uint32], NDArray[np.uint8], list[NDArray[np.uint16]]]
 
 
-def with_sparse_learning(plan: Plan) -> Plan:
-    """The plan with `ChannelCoding.sparse` where that costs next to nothing."""
-    channels = plan.channels
-    fit = [channel.coding.mode in (DIRECT, NARROW) for channel in channels]
-    sparse = [
-        replace(channel, coding=replace(channel.coding, sparse=int(may)))
-        for channel, may in zip(channels, fit, strict=True)
-    ]
-    tried = replace(plan, channels=tuple(sparse))
-    chosen = [
-        new if cost <= MOST * before else old
-        for old, new, before, cost in zip(channels, sparse, _bits(plan), _bits(tried), strict=True)
-    ]
-    return replace(plan, channels=tuple(chosen))
+def with_sparse_learning(plan: Plan) -> tuple[Plan, list[float]]:
+    """(the plan with `ChannelCoding.sparse` where that costs next to nothing, its `plan_bits`)."""
+    before = plan_bits(plan)
+    sparse = tuple(
+        replace(channel, coding=replace(channel.coding, sparse=1))
+        if channel.coding.mode in (DIRECT, NARROW)
+        else channel
+        for channel in plan.channels
+    )
+    if sparse == plan.channels:
+        return plan, before
+    after = plan_bits(replace(plan, channels=sparse))
+    channels, bits = list(plan.channels), list(before)
+    for k, (old, new) in enumerate(zip(before[1:], after[1:], strict=True)):
+        if new != old and new <= MOST * old:  # the same: no model settles
+            channels[k], bits[k + 1] = sparse[k], new
+    return replace(plan, channels=tuple(channels)), bits
+
+
+def plan_bits(plan: Plan) -> list[float]:
+    """What the positions take in all, then each channel."""
+    coder, found = coder_of(plan), np.zeros(1 + len(plan.channels))
+    for number, group in enumerate(plan.groups):
+        numbers = numbers_of(plan, group)
+        found += coder.bits(*numbers, plan.primed and number > 0)
+        if plan.primed and number == 0:
+            coder.encode(*numbers, False, True)
+    return [float(bits) for bits in found]
 
 
 def coder_of(plan: Plan) -> _native.SplatCoder:
@@ -54,14 +69,3 @@ def numbers_of(plan: Plan, group: PlannedGroup) -> Group:
     splats, part = plan.splats, group.part
     digits = np.zeros(0, np.uint8) if splats.digits is None else splats.digits[part]
     return splats.cells[part], digits, [channel.values[part] for channel in plan.channels]
-
-
-def _bits(plan: Plan) -> list[float]:
-    """That each channel takes in all."""
-    coder, found = coder_of(plan), np.zeros(1 + len(plan.channels))
-    for number, group in enumerate(plan.groups):
-        numbers = numbers_of(plan, group)
-        found += coder.bits(*numbers, plan.primed and number > 0)
-        if plan.primed and number == 0:
-            coder.encode(*numbers, False, True)
-    return [float(bits) for bits in found[1:]]

@@ -74,7 +74,7 @@ ChannelSpec spec_of(const uint32_t * row) {
     spec.buckets = byte_of(row[5]);
     spec.reference_buckets = byte_of(row[6]);
     spec.slowest = byte_of(row[7]);
-    if (row[8] > 1) throw ArgumentError("a channel's coding is sparse, 1, or not, 0");
+    if (row[8] > 1) throw ArgumentError("a channel's coding has " + std::to_string(row[8]) + " for sparse, expected 0 or 1");
     spec.sparse = row[8] == 1;
     return spec;
 }

@@ -52,7 +52,7 @@ template <class Coder>
                                                       bool teaches = true, unsigned settled = 0) {
     constexpr unsigned kLearning = 24;  // symbols of a member that the base learns from
     const unsigned seen = model.seen();
-    if (!teaches && seen >= settled) [[likely]] return coder.symbol(model, value, slowest, false);
+    if (!teaches && seen >= settled) return coder.symbol(model, value, slowest, false);
     if (seen == 0) model.take_shares(base);
     const unsigned symbol = coder.symbol(model, value, slowest);
     if (seen < kLearning) base.update(symbol, slowest);
@@ -151,6 +151,8 @@ template <class Coder>
 // all numbers are as many symbols.
 template <class Coder, class Number>
 [[gnu::always_inline]] inline void code_numbers(Coder & coder, size_t count, const Number & number) {
+    constexpr size_t kMostWords = 4;  // of a number: three symbols and raw bits
+    static_assert(4 * kMostWords * sizeof(uint16_t) <= CodeReader::kMostRead);
     size_t i = 0;
     if constexpr (Coder::kDecodes) {
         for (; i + 4 <= count; i += 4) {
@@ -214,17 +216,19 @@ void code_narrow(Coder & outer, const ChannelSpec & given, ChannelModels & model
     const int width = width_of(spec.size), slowest = spec.slowest;
     const unsigned settled = settled_after(spec);
     const uint32_t first = spec.raw;
+    const uint32_t common = std::min(kOther, spec.size - first);  // symbols below need no second look
     SymbolModel * const contexts = models.top.members.data();
     Coder coder = std::move(outer);
     code_numbers(coder, s.count, [&](size_t i, bool teaches) __attribute__((always_inline)) {
         const uint32_t value = Coder::kDecodes ? 0 : s.values[i];
         SymbolModel & model = contexts[context_of<kind>(spec, width, s, i)];
         const uint32_t symbol = code_by_member(coder, model, models.top.base, std::min(value - first, kOther), slowest, teaches, settled);
-        const uint32_t coded = symbol != kOther ? first + symbol : coder.bits(width, value);
-        if constexpr (Coder::kDecodes) {
+        uint32_t coded = first + symbol;
+        if (symbol >= common) [[unlikely]] {
+            if (symbol == kOther) coded = coder.bits(width, value);
             if (coded >= spec.size) coder.fail("a number is too large for its channel");
-            s.values[i] = static_cast<uint16_t>(coded);
         }
+        if constexpr (Coder::kDecodes) s.values[i] = static_cast<uint16_t>(coded);
     });
     outer = std::move(coder);
 }

@@ -38,11 +38,7 @@ std::vector<double> group_bits(const GroupSpec & spec, GroupModels & models, Gro
     check_group(spec, group);
     BitCounter counter;
     std::vector<double> bits;
-    double before = 0.0;
-    code_group(counter, spec, models, group, [&](size_t) {
-        bits.push_back(counter.total() - before);
-        before = counter.total();
-    });
+    code_group(counter, spec, models, group, [&](size_t) { bits.push_back(counter.take()); });
     return bits;
 }
 

@@ -1,6 +1,6 @@
 // Three coders with one interface, so that each coding is written once and all three follow it: one that decodes, one that
-// encodes, one that only counts bits. `symbol(model, value, slowest)` and `bits(count, value)` return what is coded; the
-// decoder ignores `value`.
+// encodes, one that only counts bits. `symbol(model, value, slowest, teaches)` and `bits(count, value)` return what is coded; the
+// decoder ignores `value`. The model learns the symbol only if that teaches.
 //
 // The code is rANS (Duda, arXiv 1311.2540): words of 16 bits and four states of 32 bits, each for a symbol in turn, so that the
 // processor may work on several. Raw bits belong to the symbol before them, and where there is none, to a `turn` of their own.
@@ -27,7 +27,7 @@ constexpr size_t kStateBytes = 4 * kStates;  // that a payload begins with
 // ones are copied, and zeros put behind them.
 class CodeReader {
 public:
-    static constexpr size_t kMostRead = 64;  // bytes of a position, at most 26 words, or of four numbers of a channel
+    static constexpr size_t kMostRead = 64;  // bytes; a position takes up to 23 words
 
     // Throws FormatError, as all of this class does where the bytes are not such a code.
     CodeReader(const uint8_t * data, size_t bytes);
@@ -64,7 +64,7 @@ public:
     explicit SymbolDecoder(CodeReader & reader)
         : reader_(&reader), words_(reader.words()), next_(reader.state(0)), second_(reader.state(1)), third_(reader.state(2)), state_(reader.state(3)) {}
 
-    // Before as much as CodeReader::kMostRead.
+    // At most CodeReader::kMostRead bytes may be read before the next call.
     [[gnu::always_inline]] void ready() {
         if (words_.next > words_.last) [[unlikely]] words_ = reader_->more(words_.next);
     }
@@ -208,6 +208,9 @@ public:
     [[noreturn]] void fail(const char * what) const { throw ArgumentError(what); }
 
     double total() const { return total_; }
+
+    // The total, from which on it counts anew.
+    double take() { return std::exchange(total_, 0.0); }
 
 private:
     double total_ = 0.0;

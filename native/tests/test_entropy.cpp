@@ -90,7 +90,7 @@ void test_coder() {
         std::vector<bool> turns(count), teaches(count);
         const int skew = static_cast<int>(below(4));
         for (size_t i = 0; i < count; ++i) {
-            kinds[i] = static_cast<int>(below(34)) % 17;  // 0: a symbol, else so many raw bits
+            kinds[i] = static_cast<int>(below(2) == 0 ? 0 : 1 + below(16));  // 0: a symbol, else so many raw bits
             turns[i] = below(3) == 0;                     // of their own
             teaches[i] = below(2) == 0;
             symbols[i] = kinds[i] == 0 ? below(16) >> below(static_cast<uint32_t>(skew) + 1) : below(1u << kinds[i]);

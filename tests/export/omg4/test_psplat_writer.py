@@ -147,6 +147,10 @@ def test_what_no_file_holds(tmp_path: Path) -> None:
             write_psplat(path, wrong)
     with pytest.raises(UsageError, match="alignment"):
         write_psplat(path, encoded, alignment=17)
+    many = tuple(replace(part, name=f"{part.name}.{k}", first=0) for k in range(60))
+    for entropy in (False, True):
+        with pytest.raises(UsageError, match="sub-vectors with .* at most 64"):
+            write_psplat(path, replace(encoded, parts=(*encoded.parts, *many)), entropy=entropy)
     with pytest.raises(StorageError):
         write_psplat(tmp_path / "none" / "a.psplat", encoded)
     assert list(tmp_path.iterdir()) == []
