@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from penstock.runtime.splats.stage import Stage
 
 WIDTH, HEIGHT = 640, 480
+FOV, ELEVATION = 50.0, 15.0  # degrees
 MOST_SIDE = 16384  # pixels, of the rasteriser
 COLOURS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5)}
 
@@ -104,17 +105,30 @@ class Viewing:
         ),
     ] = None
     fov: Annotated[
-        float,
-        typer.Option(min=1.0, max=170.0, metavar="DEGREES", help="Horizontal field of view."),
-    ] = 50.0
+        float | None,
+        typer.Option(
+            min=1.0,
+            max=170.0,
+            metavar="DEGREES",
+            help=f"Horizontal field of view. Without it: {FOV:g}.",
+        ),
+    ] = None
     azimuth: Annotated[
-        float,
-        typer.Option(metavar="DEGREES", help="Where the camera stands around the model; 0: front."),
-    ] = 0.0
+        float | None,
+        typer.Option(
+            metavar="DEGREES",
+            help="Where the camera stands around the model. Without it: 0, in front.",
+        ),
+    ] = None
     elevation: Annotated[
-        float,
-        typer.Option(min=-89.0, max=89.0, metavar="DEGREES", help="How far above it."),
-    ] = 15.0
+        float | None,
+        typer.Option(
+            min=-89.0,
+            max=89.0,
+            metavar="DEGREES",
+            help=f"How far above it. Without it: {ELEVATION:g}.",
+        ),
+    ] = None
     distance: Annotated[
         float | None,
         typer.Option(
@@ -140,8 +154,14 @@ class Viewing:
     def __post_init__(self) -> None:
         for name in ("azimuth", "elevation", "fov", "distance"):
             value = getattr(self, name)
-            if value is not None and not math.isfinite(value):  # no limit refuses NaN
+            if value is None:
+                continue
+            if not math.isfinite(value):  # no limit refuses NaN
                 raise typer.BadParameter(f"--{name} must be a finite number")
+            if self.cameras is not None:
+                raise typer.BadParameter(
+                    f"--{name} places a camera, and --cameras FILE has its own; choose one"
+                )
         if self.cameras is None and self.camera is not None:
             raise typer.BadParameter("--camera is a camera of --cameras FILE; give that, too")
 
@@ -172,9 +192,9 @@ class Viewing:
             frames,
             width=width,
             height=height,
-            fov_degrees=self.fov,
-            azimuth_degrees=self.azimuth,
-            elevation_degrees=self.elevation,
+            fov_degrees=FOV if self.fov is None else self.fov,
+            azimuth_degrees=self.azimuth or 0.0,
+            elevation_degrees=ELEVATION if self.elevation is None else self.elevation,
             distance=self.distance,
             turn_degrees=turn_degrees,
         )

@@ -184,15 +184,6 @@ def coded_bits(
     )
 
 
-def measured_bits(indices: NDArray[np.integer], size: int) -> float:
-    """About what indices below `size` will cost in a file, without the codebook.
-
-    In the order given, whose neighbours tell each other something if it is that of the file.
-    """
-    values = np.ascontiguousarray(indices, np.uint16)
-    return coded_bits(values, size, previous(len(values)), plain_coding(size))
-
-
 def previous(count: int, columns: int = 1) -> Neighbours:
     """Of each number the one that stands `columns` before it, or -1."""
     return np.maximum(np.arange(count, dtype=np.int64) - columns, -1).astype(np.int32)

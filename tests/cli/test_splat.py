@@ -187,6 +187,8 @@ def test_nothing_is_replaced_unasked(cli: Cli, files: dict[str, Path], tmp_path:
         (["out.png", "--orbit", "--cameras", "CAMERAS"], "not both"),
         (["out.png", "--cameras", "CAMERAS", "--camera", "2"], "numbered from 0"),
         (["out.png", "--camera", "2"], "--cameras FILE"),
+        (["out.png", "--cameras", "CAMERAS", "--azimuth", "0"], "--azimuth"),
+        (["out.png", "--cameras", "CAMERAS", "--fov", "60"], "choose one"),
     ],
 )  # fmt: skip
 def test_wrong_usage(
