@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -234,6 +235,8 @@ def ablation(job: Job) -> Part:
                      f"{found.moving:.2f}", f"{seconds:.0f}")  # fmt: skip
         rows.append({"name": name, "splats": count, "bytes": nbytes, "seconds": seconds,
                      "scores": found.to_dict()})  # fmt: skip
+        # All rows take half an hour.
+        print(f"{name}: {nbytes:,} bytes, {found.psnr:.2f} dB, {seconds:.0f} s", file=sys.stderr)
     part.tables.append(made)
     part.report = {"model": start.to_dict(), "rows": rows}
     return part

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -158,6 +159,9 @@ def _report(error: Exception, as_json: bool) -> int:
         if refused is not None:
             facts["report"] = refused.to_dict()
         return _fail(type(error).__name__, str(error), FAILED, as_json, facts)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Files that are made raise StorageError: this is what is printed.
+        return _fail("StorageError", f"the output: {error.strerror}", FAILED, as_json=False)
     message = (
         f"{type(error).__name__}: {error}. This is a fault of Penstock's, not yours: run the "
         "command again with --debug and report what it prints."

@@ -249,7 +249,7 @@ def compress(
     from penstock.export.omg4.psplat_writer import write_content
     from penstock.export.omg4.report import render
     from penstock.loaders.partial_file import check_writable
-    from penstock.loaders.splats.formats import open_splats, stored_bytes
+    from penstock.loaders.splats.formats import open_splats, stored_bytes, summary
     from penstock.runtime.splats.camera import from_transforms
 
     if out.suffix.lower() != ".psplat":
@@ -261,6 +261,7 @@ def compress(
     found = None if views is None else from_transforms(views)
     more = {"device": device.value, "footprint": footprint, "seed": seed, "threads": threads}
     with reading(wanted=not as_json):
+        lost = summary(file).lost
         model = open_splats(file, seconds)
     if views is not None and found is not None and model.dynamic:
         missing = [number for number, view in enumerate(found) if view.time is None]
@@ -275,8 +276,10 @@ def compress(
         write_content(out, compressed.file)
     nbytes = out.stat().st_size
     if as_json:
-        sizes = {"bytes": nbytes, "file_bytes": before}
+        sizes = {"bytes": nbytes, "file_bytes": before, "lost_in_reading": dict(lost)}
         emit_json({"file": file, "out": out, **sizes, **compressed.report.to_dict()})
         return
     print_rich(render(compressed.report))
+    if lost:
+        say(f"Read otherwise than {file} has it: {'; '.join(map(' '.join, lost))}.")
     say(f"Wrote {out}: {size(nbytes)}, {percent(nbytes / before)} of {file}.")

@@ -40,18 +40,20 @@ class Format:
     Attributes:
         still, moves: whether it holds scenes that do not move, and such that do.
         lost: what is not as it was in the scene that was read, for people.
+        lost_moving: more of that, of a scene that moves.
     """
 
     still: bool
     moves: bool
     lost: str
+    lost_moving: str = ""
 
 
 FORMATS = {
     ".ply": Format(
         True, True,
-        "nothing is lost, but that opacities of 0 and 1 become the nearest that have a logit; "
-        "of a scene that moves, programs that know no motion leave it out",
+        "nothing is lost, but that opacities of 0 and 1 become the nearest that have a logit",
+        "; programs that know no motion leave it out",
     ),
     ".spz": Format(
         True, False,
@@ -89,7 +91,7 @@ def convert(
     compress`.
     """
     from penstock.loaders.partial_file import check_writable
-    from penstock.loaders.splats.formats import open_splats, stored_bytes
+    from penstock.loaders.splats.formats import open_splats, stored_bytes, summary
 
     written = FORMATS.get(out.suffix.lower())
     if written is None:
@@ -101,6 +103,7 @@ def convert(
     check_writable(out)
     before = stored_bytes(file)
     with reading(wanted=not as_json):
+        read = summary(file).lost
         model = open_splats(file, seconds)
     if not (written.moves if model.dynamic else written.still):
         other = " or ".join(
@@ -110,16 +113,20 @@ def convert(
         raise UsageError(f"{file} {what}, which {out.suffix} cannot hold; write {other}")
     _write(out, model, spz_version)
     nbytes = out.stat().st_size
+    lost = written.lost + (written.lost_moving if model.dynamic else "")
     if as_json:
         emit_json(
             {
                 "file": file, "out": out, "bytes": nbytes, "file_bytes": before,
-                "splats": model.count, "dynamic": model.dynamic, "lost": written.lost,
+                "splats": model.count, "dynamic": model.dynamic, "lost": lost,
+                "lost_in_reading": dict(read),
             }
         )  # fmt: skip
         return
     say(f"Wrote {out}: {model.count:,} splats, {size(nbytes)}; {size(before)} in {file}.")
-    say(f"As {out.suffix[1:]} has it: {written.lost}.")
+    if read:
+        say(f"Read otherwise than {file} has it: {'; '.join(map(' '.join, read))}.")
+    say(f"As {out.suffix[1:]} has it: {lost}.")
 
 
 def _write(out: Path, model: SplatModel, spz_version: SpzVersion) -> None:

@@ -52,4 +52,4 @@ def info(
         facts.append(
             ("box", " x ".join(f"{a:.4g}..{b:.4g}" for a, b in zip(low, high, strict=True)))
         )
-    print_facts([*facts, *found.details])
+    print_facts([*facts, *found.details, *found.lost])

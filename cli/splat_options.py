@@ -208,7 +208,9 @@ class Viewing:
         found = from_transforms(path)
         number = self.camera or 0
         if number >= len(found):
-            raise UsageError(f"--camera {number}: {path} has {len(found)} cameras, numbered from 0")
+            raise UsageError(
+                f"--camera {number}: the last of {path} is {len(found) - 1}; they count from 0"
+            )
         camera = found[number].camera
         width = self.width or camera.width
         height = self.height or max(1, round(camera.height * width / camera.width))

@@ -63,7 +63,8 @@ def play(
     In a terminal with colours each character shows two pixels; elsewhere, and with --json, frames
     are only drawn. Frames for which there was no time are left out and counted; --fast leaves out
     none. A .psplat file is read by segments, of which no more are kept than --memory allows. At the
-    end it is said how many frames a second there were and where their time went. Ctrl-C ends it.
+    end it is said how many frames a second there were and where their time went. A scene that does
+    not move is shown for four seconds. Ctrl-C ends it.
     """
     from penstock.runtime.splats.stage import open_stage
 
@@ -120,31 +121,39 @@ def _play(
         cameras = viewing.over(stage, 1, 0.0)
     timings, number, drawn = Timings(), 0, 0
     begin = time.perf_counter()
+    stopped = False
     with nullcontext() if screen is None else screen:
-        while number < frames:
-            at = stage.start + (number / rate) % span if span else stage.start
-            frame = stage.render(cameras[number % len(cameras)], at)
-            shown = time.perf_counter()
-            if screen is not None:
-                screen.show(frame.image)
-            now = time.perf_counter()
-            timings.add(frame.times, stage.bytes, 1000 * (now - shown))
-            drawn += 1
-            number += 1
-            if show is not None:
-                show(Progress("frames", number, frames, "frames"))
-            if not fast:
-                number = max(number, int((now - begin) * rate))
-                due = begin + number / rate
-                if due > now:  # the last one, too, is shown for its time
-                    time.sleep(due - now)
+        try:
+            while number < frames:
+                at = stage.start + (number / rate) % span if span else stage.start
+                frame = stage.render(cameras[number % len(cameras)], at)
+                shown = time.perf_counter()
+                if screen is not None:
+                    screen.show(frame.image)
+                now = time.perf_counter()
+                timings.add(frame.times, stage.bytes, 1000 * (now - shown))
+                drawn += 1
+                number += 1
+                if show is not None:
+                    show(Progress("frames", number, frames, "frames"))
+                if not fast:
+                    number = max(number, int((now - begin) * rate))
+                    due = begin + number / rate
+                    if due > now:  # the last one, too, is shown for its time
+                        time.sleep(due - now)
+        except KeyboardInterrupt:  # as players end; of nothing there is nothing to say
+            if drawn == 0:
+                raise
+            stopped = True
     seconds = time.perf_counter() - begin
+    frames = min(number, frames) if stopped else frames
     return {
         "timings": timings,
         "width": cameras[0].width,
         "height": cameras[0].height,
         "fps": rate,
         "in_time": not fast,
+        "stopped": stopped,
         "drawn": drawn,
         "dropped": frames - drawn,
         "seconds": seconds,
@@ -156,7 +165,13 @@ def _screen(*, wanted: bool) -> Screen | None:
     """The terminal behind stdout, where it is one that can be drawn on."""
     if not wanted or not sys.stdout.isatty():
         return None
+    from rich.console import Console
+
     from penstock.runtime.splats.terminal import Screen
 
+    console = Console(file=sys.stdout)  # which knows terminals: TERM, COLORTERM, NO_COLOR
+    if console.no_color or console.color_system != "truecolor":
+        say("No pictures: this terminal does not say that it has colours of 24 bits (COLORTERM).")
+        return None
     columns, lines = shutil.get_terminal_size()
     return Screen(sys.stdout, columns, lines) if columns >= 2 and lines >= 3 else None

@@ -150,6 +150,8 @@ def render(
         ended = perf_counter()
         splats, budget = stage.count, stage.memory
     nbytes = out.stat().st_size
+    if out.suffix.lower() == ".mp4":  # whose sides are even: see VideoWriter
+        shape = {name: side + side % 2 for name, side in shape.items()}
     if as_json:
         emit_json(
             {

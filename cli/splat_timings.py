@@ -73,7 +73,9 @@ class Timings:
             text = f"{frame['p50']:.1f} ms to draw it ({parts})"
         if write >= 0.05:
             text += f", {write:.1f} ms to put it out"
-        return f"{text}; {facts['visible']:,} splats drawn, {size(self.memory)} of splats in memory"
+        return (
+            f"{text}; {facts['visible']:,} splats drawn, {size(self.memory)} for splats and drawing"
+        )
 
 
 def percentile(values: Sequence[Number], share: int) -> Number:

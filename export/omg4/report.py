@@ -100,9 +100,10 @@ class CompressionReport:
         return ROTOR_BYTES * self.source_splats / self.nbytes if self.nbytes else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, with the ratios."""
+        """For JSON, with the ratios; that to rotor splats of a scene that moves."""
         found = asdict(self)
-        extra = {"bytes_a_splat": self.bytes_a_splat, "rotor_ratio": self.rotor_ratio}
+        rotor_ratio = self.rotor_ratio if self.moves else math.nan
+        extra = {"bytes_a_splat": self.bytes_a_splat, "rotor_ratio": rotor_ratio}
         return found | {k: v if math.isfinite(v) else None for k, v in extra.items()}
 
 
@@ -125,7 +126,11 @@ def render(report: CompressionReport) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    stages = Table(title="compression")
+    stages = Table(
+        title="compression",
+        caption="PSNR of some of the views that are held out; below of all",
+        caption_justify="left",
+    )
     for name in ("stage", "splats", "bytes", "a splat", "PSNR", "seconds"):
         stages.add_column(name, justify="left" if name == "stage" else "right")
     for one in report.stages:
@@ -145,13 +150,12 @@ def render(report: CompressionReport) -> Group:
             f", {report.fixed_bits / 8:.2f} bytes each before entropy coding and without "
             f"codebooks, {report.bytes_a_splat:.2f} in the file"
         )
-        was = f"{report.source_splats:,} splats"
+        smaller = report.source_bytes / report.nbytes
         lines.append(
-            f"{report.rotor_ratio:.0f} times smaller than {was} as rotor splats of 32-bit floats"
-            if report.moves
-            else f"{report.source_bytes / report.nbytes:.0f} times smaller than {was} in 32-bit "
-            "floats"
+            f"{smaller:.3g} times smaller than the {report.source_splats:,} splats in 32-bit floats"
         )
+        if report.moves:
+            lines[-1] += f", {report.rotor_ratio:.3g} than as rotor splats of {ROTOR_BYTES} bytes"
     if not report.own:
         lines.append(
             f"against {report.held_out} of the photos: {_decibels(quality.model_truth)} before, "

@@ -164,7 +164,7 @@ def _read(path: Path) -> Any:
     except ImportError:
         raise BackendMissingError(
             f"{path}: .4dgs files are read by fourdgs, which is not installed; install it with: "
-            "pip install fourdgs"
+            "pip install 'penstock[fourdgs]'"
         ) from None
     with open_file(path) as (handle, size):
         data = handle.read(size)

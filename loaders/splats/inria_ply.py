@@ -105,6 +105,29 @@ def _moving(ply: PlyFile, vertex: PlyElement, model: SplatModel) -> SplatModel:
     return SplatModel(means, model.scales, model.rotations, model.opacities, model.sh, motion)
 
 
+def curve_error(ply: PlyFile) -> float | None:
+    """How far curved motions are at most from the lines that they are read as, while splats are
+    seen, in world units; None where all are straight. Raises as `read_inria_ply`."""
+    vertex = ply.element("vertex")
+    if not vertex.has("t_center", *ACCELERATIONS):
+        return None
+    start, end, _ = read_times(ply)
+    curve, centers, sigmas = ply.read_groups(vertex, [ACCELERATIONS, ["t_center"], ["t_sigma"]])
+    if not curve.any():
+        return None
+    lines = fit_lines(centers[:, 0], sigmas[:, 0], curve, np.zeros_like(curve), start, end)
+    return float(lines.errors.max(initial=0))
+
+
+def check_columns(ply: PlyFile) -> None:
+    """Refuse a PLY file of something else.
+
+    Raises:
+        FormatError: a column is missing that splats have.
+    """
+    ply.check_columns(ply.element("vertex"), [*MEANS, *SCALES, *ROTATIONS, "opacity", *COLOURS])
+
+
 def read_times(ply: PlyFile) -> tuple[float, float, float | None]:
     """(start, end, frames a second or None) of the header's comments.
 

@@ -175,6 +175,8 @@ def announced_bytes(path: Path, start: bytes, size: int) -> int:
     Raises:
         FormatError: not a .psplat file, of another version, or cut short.
     """
+    if size == 0:
+        raise FormatError(f"{path}: the file is empty; fetch it again")
     if not start.startswith(MAGIC):
         raise FormatError(
             f"{path}: at offset 0: begins with {start[:8]!r}, expected {MAGIC!r}; this is not a "

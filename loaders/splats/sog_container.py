@@ -80,9 +80,10 @@ class SogContainer(ABC):
                         f"expected {width}"
                     )
                 array = np.asarray(image.convert("RGBA"))
-        except (*ARCHIVE_ERRORS, SyntaxError, images.DecompressionBombError) as error:
+        except (*ARCHIVE_ERRORS, SyntaxError, images.DecompressionBombError):
             raise FormatError(
-                f"{self.path}: image '{name}' cannot be read ({error}); expected lossless WebP"
+                f"{self.path}: image '{name}' of {len(raw)} bytes cannot be read; expected "
+                "lossless WebP"
             ) from None
         pixels: NDArray[np.uint8] = array.reshape(-1, 4)[:count]
         return pixels

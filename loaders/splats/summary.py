@@ -14,7 +14,12 @@ from penstock.loaders.splats.compressed_ply import CHUNK, POSITIONS
 from penstock.loaders.splats.dot_splat import count_dot_splat
 from penstock.loaders.splats.file_access import file_size
 from penstock.loaders.splats.fourdgs_file import read_fourdgs_with_losses
-from penstock.loaders.splats.inria_ply import read_times, rest_columns
+from penstock.loaders.splats.inria_ply import (
+    check_columns,
+    curve_error,
+    read_times,
+    rest_columns,
+)
 from penstock.loaders.splats.model import SH_COUNTS, SplatModel
 from penstock.loaders.splats.ply_file import PlyFile, read_ply_header
 from penstock.loaders.splats.rotor_file import read_rotors
@@ -27,6 +32,7 @@ from penstock.loaders.splats.spz_container import read_spz_header
 
 Point = tuple[float, float, float]
 Box = tuple[Point, Point]
+Rows = tuple[tuple[str, str], ...]
 ANTIALIASED = 1  # flag of SPZ
 
 
@@ -40,7 +46,8 @@ class SplatSummary:
         degree: of the spherical harmonics, as they are read.
         start, end: seconds, 0 of a static scene; fps where the file says it.
         box: lowest and highest means, where no splat need be read for it.
-        details: rows for people: what the format alone has, and what is not read of it.
+        details: rows for people: what the format alone has.
+        lost: the same: what is not read of it, or read as something else.
     """
 
     path: Path
@@ -53,7 +60,8 @@ class SplatSummary:
     end: float = 0.0
     fps: float | None = None
     box: Box | None = None
-    details: tuple[tuple[str, str], ...] = ()
+    details: Rows = ()
+    lost: Rows = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,23 +77,31 @@ class SplatSummary:
             "fps": self.fps,
             "box": None if self.box is None else [list(corner) for corner in self.box],
             "details": dict(self.details),
+            "lost": dict(self.lost),
         }
 
 
 def of_inria_ply(path: Path) -> SplatSummary:
-    """From the header."""
+    """From the header; from all of it where motions are curved: how far is not in the header."""
     ply = read_ply_header(path)
     vertex = ply.element("vertex")
+    check_columns(ply)
     degree = SH_COUNTS[len(rest_columns(ply, vertex)) // 3 + 1]
     if not vertex.has("t_center"):
         return SplatSummary(path, "PLY", ply.size, vertex.count, degree)
     start, end, fps = read_times(ply)
+    error = curve_error(ply)
     return SplatSummary(
-        path, "PLY, moving", ply.size, vertex.count, degree, True, start, end, fps, None, _kept(ply)
-    )
+        path, "PLY, moving", ply.size, vertex.count, degree, True, start, end, fps, None,
+        _kept(ply), () if error is None else (_curves(error),),
+    )  # fmt: skip
 
 
-def _kept(ply: PlyFile) -> tuple[tuple[str, str], ...]:
+def _curves(distance: float) -> tuple[str, str]:
+    return "curves", f"read as lines, at most {distance:.3g} away while seen"
+
+
+def _kept(ply: PlyFile) -> Rows:
     widened = ply.numbers("sogst.cov2d_scale")
     if widened is None or all(value == 1 for value in widened):
         return ()
@@ -114,25 +130,25 @@ def of_spacetime_ply(path: Path) -> SplatSummary:
     """From all of it: how far its curves are from lines is not in the header."""
     ply = read_ply_header(path)
     found = spacetime_of_ply(ply)
-    details = (
-        ("time", "a share of the clip, read as one second without --seconds"),
-        ("curves", f"read as lines, at most {found.distance:.3g} away while seen"),
+    details = (("time", "a share of the clip; commands that draw take its seconds, or one"),)
+    lost = (
+        _curves(found.distance),
         ("turning", f"left out, at most {found.degrees:.3g} degrees"),
     )
-    return _of_model(path, "Spacetime Gaussian PLY", ply.size, found.model, details)
+    return _of_model(path, "Spacetime Gaussian PLY", ply.size, found.model, details, lost)
 
 
 def of_rotors(path: Path) -> SplatSummary:
     """From all of it: a checkpoint has no header, and the colours' bands of time count."""
     rotors = read_rotors(path)
     model = model_of_rotors(rotors, path)
-    details: tuple[tuple[str, str], ...] = ()
+    rows: Rows = ()
     if rotors.bands > 1 and model.motion is not None:
         lost = band_losses(rotors, model.motion.t_sigmas)
         text = f"left out; at the end of a splat's life {lost.mean:.3g} of 1 wrong in the mean"
         if lost.largest > 0:
-            details = (("colours in time", f"{text}, {lost.largest:.3g} at most"),)
-    return _of_model(path, "rotor 4D Gaussians", file_size(path), model, details)
+            rows = (("colours in time", f"{text}, {lost.largest:.3g} at most"),)
+    return _of_model(path, "rotor 4D Gaussians", file_size(path), model, lost=rows)
 
 
 def of_dot_splat(path: Path) -> SplatSummary:
@@ -148,8 +164,9 @@ def of_spz(path: Path) -> SplatSummary:
         details = [("positions", "float16")]
     if header.flags & ANTIALIASED:
         details.append(("trained", "with antialiasing, which is not drawn"))
+    lost: Rows = ()
     if header.degree > max(SH_COUNTS.values()):
-        details.append(("harmonics", f"of degree {header.degree}; those over 3 are left out"))
+        lost = (("harmonics", f"of degree {header.degree}; those over 3 are left out"),)
     packing = "zstd" if header.version >= 4 else "gzip"
     return SplatSummary(
         path,
@@ -158,6 +175,7 @@ def of_spz(path: Path) -> SplatSummary:
         header.count,
         min(header.degree, max(SH_COUNTS.values())),
         details=tuple(details),
+        lost=lost,
     )
 
 
@@ -185,12 +203,12 @@ def of_sog(path: Path) -> SplatSummary:
 def of_fourdgs(path: Path) -> SplatSummary:
     """From all of it, through its library."""
     found = read_fourdgs_with_losses(path)
-    details = []
+    lost = []
     if found.cut:
-        details.append(("cut off", f"{found.cut:,} splats in the file, which fade out here"))
+        lost.append(("cut off", f"{found.cut:,} splats in the file, which fade out here"))
     if found.boxed:
-        details.append(("do not fade", f"{found.boxed:,} splats in the file; here they do"))
-    return _of_model(path, ".4dgs", file_size(path), found.model, tuple(details))
+        lost.append(("do not fade", f"{found.boxed:,} splats in the file; here they do"))
+    return _of_model(path, ".4dgs", file_size(path), found.model, lost=tuple(lost))
 
 
 def of_psplat(path: Path) -> SplatSummary:
@@ -214,7 +232,12 @@ def of_psplat(path: Path) -> SplatSummary:
 
 
 def _of_model(
-    path: Path, kind: str, nbytes: int, model: SplatModel, details: tuple[tuple[str, str], ...]
+    path: Path,
+    kind: str,
+    nbytes: int,
+    model: SplatModel,
+    details: Rows = (),
+    lost: Rows = (),
 ) -> SplatSummary:
     motion = model.motion
     return SplatSummary(
@@ -229,6 +252,7 @@ def _of_model(
         None if motion is None else motion.fps,
         _box(model.means, model.means),
         details,
+        lost,
     )
 
 

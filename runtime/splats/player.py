@@ -230,10 +230,13 @@ class SplatPlayer:
             return math.inf
         plan = self._plan(width, height)
         if self.budget < plan.least:
+            decoded = sum(segment.decoded_nbytes for segment in self.info.segments)
             raise BudgetError(
-                f"{self.info.path}: a budget of {format_size(self.budget)} is too small for "
-                f"pictures of {width} x {height}: at least {format_size(plan.least)} "
-                f"({plan.least} bytes) are needed; allow more, or draw smaller pictures",
+                f"{self.info.path}: a budget of {format_size(self.budget)} ({self.budget} bytes) "
+                f"is too small for pictures of {width} x {height}: at least "
+                f"{format_size(plan.least)} ({plan.least} bytes) are needed, room to draw in "
+                f"included; decoded, all splats take {format_size(decoded)}. Allow more, or draw "
+                "smaller pictures",
                 plan.least,
             )
         if self._largest is None or plan.least > self._largest.least:

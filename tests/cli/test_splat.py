@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,31 @@ def test_info(cli: Cli, files: dict[str, Path]) -> None:
     assert (document["start"], document["end"], document["fps"]) == (0, 2, 10)
 
 
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_a_film_has_the_size_that_is_said(cli: Cli, files: dict[str, Path], tmp_path: Path) -> None:
+    """Of odd sides ffmpeg makes even ones."""
+    out = tmp_path / "a.mp4"
+    odd = ["--width", "63", "--height", "47", "--frames", "2", "--json"]
+    found = cli("splat", "render", files["moving"], out, *odd).json
+    assert (found["width"], found["height"]) == (64, 48)
+    facts = subprocess.run(
+        ["ffmpeg", "-hide_banner", "-i", str(out)], capture_output=True, text=True
+    ).stderr
+    assert "64x48" in facts
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_an_output_that_is_full_is_no_fault_of_ours(
+    files: dict[str, Path], more: list[str]
+) -> None:
+    line = [*COMMAND, "splat", "info", str(files["still"]), *more]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "Error: the output: No space left on device\n"
+
+
 def test_what_is_no_splats(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("<!doctype html>")
@@ -69,6 +95,9 @@ def test_what_is_no_splats(cli: Cli, tmp_path: Path) -> None:
     assert result.code == 1 and str(path) in result.err
     assert cli("splat", "info", tmp_path / "missing.ply").code == 1
     assert os.listdir(tmp_path) == ["page.html"]
+    empty = tmp_path / "empty.psplat"
+    empty.touch()
+    assert "the file is empty" in cli("splat", "info", empty).err
 
 
 # ---------------------------------------------------------------- render
@@ -185,7 +214,7 @@ def test_nothing_is_replaced_unasked(cli: Cli, files: dict[str, Path], tmp_path:
         (["out.png", "--time", "nan"], "--time"), (["out.png", "--background", "pink"], "colour"),
         (["out.png", "--memory", "1GiB"], "only .psplat"), (["out.png", "--fov", "nan"], "--fov"),
         (["out.png", "--orbit", "--cameras", "CAMERAS"], "not both"),
-        (["out.png", "--cameras", "CAMERAS", "--camera", "2"], "numbered from 0"),
+        (["out.png", "--cameras", "CAMERAS", "--camera", "2"], "count from 0"),
         (["out.png", "--camera", "2"], "--cameras FILE"),
         (["out.png", "--cameras", "CAMERAS", "--azimuth", "0"], "--azimuth"),
         (["out.png", "--cameras", "CAMERAS", "--fov", "60"], "choose one"),
@@ -256,12 +285,16 @@ def test_in_time(cli: Cli, files: dict[str, Path]) -> None:
     assert "ms to draw a frame" in result.err
 
 
-def test_pictures_in_a_terminal(files: dict[str, Path]) -> None:
-    line = [*COMMAND, "splat", "play", str(files["moving"]), *SMALL, "--fast"]
+def in_terminal(
+    line: list[str], environment: dict[str, str], interrupt_at: int | None = None
+) -> tuple[str, bytes]:
+    """What is shown on a terminal, and stderr. Ctrl-C comes after so many frames."""
     terminal, end = pty.openpty()
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLORTERM", "TERM")}
     child = subprocess.Popen(
-        line, stdout=end, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "COLUMNS": "40"}
-    )
+        line, stdout=end, stderr=subprocess.PIPE, cwd=ROOT,
+        env={**kept, "COLUMNS": "40", **environment},
+    )  # fmt: skip
     os.close(end)
     shown = b""
     while True:
@@ -272,13 +305,46 @@ def test_pictures_in_a_terminal(files: dict[str, Path]) -> None:
         if not data:
             break
         shown += data
+        if interrupt_at is not None and shown.count(b"\x1b[H") > interrupt_at:
+            child.send_signal(signal.SIGINT)
+            interrupt_at = None
     os.close(terminal)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
-    text = shown.decode()
+    return shown.decode(), err
+
+
+COLOURS = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+
+
+def test_pictures_in_a_terminal(files: dict[str, Path]) -> None:
+    line = [*COMMAND, "splat", "play", str(files["moving"]), *SMALL, "--fast"]
+    text, err = in_terminal(line, COLOURS)
     assert text.startswith("\x1b[?25l") and text.rstrip().endswith("\x1b[?25h")
     assert text.count("\x1b[H") == 20 and "\u2580" in text and "\x1b[38;2;" in text
     assert b"20 frames in" in err
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"TERM": "dumb"}, {"TERM": "xterm-256color"}, {**COLOURS, "NO_COLOR": "1"}],
+    ids=["dumb", "256 colours", "no colours"],
+)
+def test_no_pictures_where_a_terminal_has_not_the_colours(
+    files: dict[str, Path], environment: dict[str, str]
+) -> None:
+    line = [*COMMAND, "splat", "play", str(files["moving"]), *SMALL, "--fast"]
+    text, err = in_terminal(line, environment)
+    assert "38;2" not in text
+    assert b"No pictures" in err and b"20 frames in" in err
+
+
+def test_an_interrupt_ends_playing_with_its_figures(files: dict[str, Path]) -> None:
+    line = [*COMMAND, "splat", "play", str(files["moving"]), *SMALL, "--loops", "1000"]
+    text, err = in_terminal(line, COLOURS, interrupt_at=5)
+    assert text.rstrip().endswith("\x1b[?25h")
+    found = re.search(rb"(\d+) frames in", err)
+    assert found is not None and 5 <= int(found[1]) < 2000 and b"ms to draw a frame" in err
 
 
 # ---------------------------------------------------------------- progress

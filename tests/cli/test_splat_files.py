@@ -14,6 +14,7 @@ from penstock.errors import UsageError
 from penstock.loaders.splats.formats import open_splats
 from tests.cli.conftest import Cli
 from tests.cli.splat_scenes import cameras_file, scene_files
+from tests.loaders.splats import test_spacetime_ply as spacetime
 from tests.needs import needs
 from tests.runtime.splats.scenes import random_model
 
@@ -172,6 +173,19 @@ def test_convert(
     assert again.code == 2 and "--overwrite" in again.json["error"]["message"]
     found = cli("splat", "convert", files[name], out, "--overwrite", "--json").json
     assert found["bytes"] == out.stat().st_size and found["splats"] == 500 and found["lost"]
+
+
+def test_what_reading_loses_is_said(cli: Cli, tmp_path: Path) -> None:
+    path = spacetime.spacetime(tmp_path, spacetime.row(motion=[0.0] * 3 + [0.5] * 6))
+    result = cli("splat", "convert", path, tmp_path / "one.ply")
+    assert result.code == 0, result.err
+    assert f"Read otherwise than {path} has it: curves read as lines" in result.err
+    found = cli("splat", "convert", path, tmp_path / "two.ply", "--json").json
+    assert set(found["lost_in_reading"]) == {"curves", "turning"}
+    out = tmp_path / "a.psplat"
+    assert "Read otherwise" in cli("splat", "compress", path, out, "--exact").err
+    found = cli("splat", "convert", out, tmp_path / "three.ply", "--json").json
+    assert found["lost_in_reading"] == {}
 
 
 @pytest.mark.parametrize(

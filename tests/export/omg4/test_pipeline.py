@@ -323,7 +323,7 @@ def test_the_report_is_for_people_and_machines() -> None:
     out = io.StringIO()
     Console(width=120, file=out).print(render(found.report))
     text = out.getvalue()
-    assert "times smaller than 120" in text and "quantization" in text
+    assert "times smaller than the 120" in text and "quantization" in text
     empty = compress(cloud(0), views(4), QUICK).report.to_dict()
     assert empty["bytes_a_splat"] is None
     json.dumps(empty, allow_nan=False)

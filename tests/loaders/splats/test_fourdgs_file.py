@@ -197,7 +197,7 @@ def test_without_the_library_its_name_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "fourdgs", None)
-    with pytest.raises(BackendMissingError, match="pip install fourdgs"):
+    with pytest.raises(BackendMissingError, match="penstock.fourdgs."):
         read_fourdgs(write(tmp_path, "a.4dgs", MAGIC))
 
 

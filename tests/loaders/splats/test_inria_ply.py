@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from penstock.errors import FormatError
+from penstock.loaders.splats.formats import summary
 from penstock.loaders.splats.inria_ply import read_inria_ply, write_inria_ply
 from penstock.loaders.splats.model import SplatModel, named_arrays
 from tests.loaders.splats.splat_builder import (
@@ -75,6 +76,20 @@ def test_accelerations_become_lines(tmp_path: Path) -> None:
     # y is 2 dt^2, which is even about t_center: its line is level, at the weighted mean
     assert abs(float(model.motion.velocities[0, 1])) < 1e-6
     assert 0 < model.means[0, 1] < 2 * 0.2**2
+    # How far the curve is from that line is said, and that nothing is where none is curved.
+    ((name, text),) = summary(path).lost
+    assert name == "curves" and "at most" in text and summary(path).to_dict()["lost"][name] == text
+    straight = [*inria_row(), 1.0, 0, 0, 1.5, 0.2, 0.0, 0.0, 0]
+    again = write(tmp_path, "b.ply", ply_bytes([("vertex", columns, [straight])], TIMES))
+    assert summary(again).lost == ()
+
+
+def test_points_that_are_no_splats_have_no_summary(tmp_path: Path) -> None:
+    columns = [("float", name) for name in "xyz"]
+    path = write(tmp_path, "a.ply", ply_bytes([("vertex", columns, [[0.0, 1, 2]])]))
+    for read in (summary, read_inria_ply):
+        with pytest.raises(FormatError, match="no property scale_0"):
+            read(path)
 
 
 def test_times_have_no_default(tmp_path: Path) -> None:
