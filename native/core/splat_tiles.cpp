@@ -15,6 +15,7 @@ namespace {
 constexpr size_t kChunk = 4096;                   // splats that are projected together
 constexpr size_t kMostCounts = size_t{1} << 22;   // of ranges times tiles
 constexpr size_t kLeastRange = 4096;              // splats that are worth a thread
+constexpr size_t kLine = 64 / sizeof(uint32_t);   // of the cache: what threads write apart is no nearer
 constexpr size_t kSortCountBytes = sizeof(uint32_t) << kMostDigit;  // of a thread
 
 double now_ms() {
@@ -183,18 +184,19 @@ void SplatTiles::fill(TileBand band) {
         }
     }
     start_[band.last] = static_cast<uint32_t>(sum);
-    list_.need(sum + ranges_);
+    list_.need(sum + (ranges_ + 1) * kLine);
     pool_.run(ranges_, 1, [&](size_t first, size_t last) {
         for (size_t range = first; range < last; ++range) {
             uint32_t * const next = counts_.data() + range * tiles;
             const size_t end = share(visible_, range + 1, ranges_);
             if (bands_.size() == 1) {
-                const size_t nowhere = sum + range;  // where what is no tile's goes
+                const size_t nowhere = sum + (range + 1) * kLine;  // where what is no tile's goes
                 for (size_t i = share(visible_, range, ranges_); i < end; ++i) {
                     const uint32_t place = order_[i];
                     visit_tiles(sorted_rects_[i], wide, [=, this](size_t tile, size_t is) {
                         const uint32_t at = next[tile];
                         next[tile] = at + static_cast<uint32_t>(is);
+                        __builtin_prefetch(&list_[at + kLine], 1);  // another core read that line, a picture ago
                         list_[is != 0 ? at : nowhere] = place;
                     });
                 }
@@ -231,7 +233,7 @@ size_t SplatTiles::bytes_for(size_t active, int width, int height, int threads, 
     const size_t ranges = ranges_for(active, tiles, count);
     const size_t splat = sizeof(Footprint2d) + sizeof(float) + 2 * sizeof(TileRect) + sizeof(uint32_t) + 2 * sizeof(uint64_t);
     const size_t chunks = 2 * (active / 256 + 64) * (sizeof(SplatChunk) + sizeof(DepthRun));  // ranges end where they will
-    const size_t list = std::max(active, std::min(most_pairs, active * tiles)) + ranges;
+    const size_t list = std::max(active, std::min(most_pairs, active * tiles)) + (ranges + 1) * kLine;
     const size_t bytes = active * splat + count * kSortCountBytes + (ranges + 1) * (tiles + 1) * sizeof(uint32_t) +
                          chunks + list * sizeof(uint32_t);
     return bytes + bytes / 8 + 4096;  // as SplatRoom grows
