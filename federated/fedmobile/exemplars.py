@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from penstock.errors import UsageError
 
+ROUNDING = 1e-9
+"""Distances so little apart are equal: of two windows of a class each is as good as the other, and
+every processor must choose the same one."""
+
 
 def select_exemplars(
     features: NDArray[np.float32], labels: NDArray[np.int64], per_class: int
 ) -> NDArray[np.intp]:
-    """Positions of at most `per_class` windows of each class, class by class, best first.
+    """Positions of at most `per_class` windows of each class, class by class, best first, the
+    earliest of equals.
 
     Args:
         features: [n, width], as `Trainer.features` gives; scaled to length 1 here.
@@ -48,7 +53,7 @@ def _herd(features: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     for k in range(1, min(count, len(features)) + 1):
         distance = np.linalg.norm(mean - (total + features) / k, axis=1)
         distance[~free] = np.inf
-        best = int(distance.argmin())
+        best = int(np.argmax(distance <= distance.min() + ROUNDING))
         taken.append(best)
         free[best] = False
         total += features[best]

@@ -24,13 +24,14 @@ def slow_herding(
         mean = sum(unit[i] for i in mine) / len(mine)
         taken: list[int] = []
         while len(taken) < min(per_class, len(mine)):
-            best = min(
-                (i for i in mine if i not in taken),
-                key=lambda i: float(
+            away = {
+                i: float(
                     np.linalg.norm(mean - sum(unit[j] for j in [*taken, i]) / (len(taken) + 1))
-                ),
-            )
-            taken.append(best)
+                )
+                for i in mine
+                if i not in taken
+            }
+            taken.append(next(i for i, d in away.items() if d <= min(away.values()) + 1e-9))
         chosen[label] = taken
     return chosen
 
@@ -47,6 +48,13 @@ def test_against_the_reference(seed: int, n: int, per_class: int) -> None:
     want = slow_herding(features, labels, per_class)
     for label, positions in want.items():
         assert found[labels[found] == label].tolist() == positions
+
+
+def test_the_earliest_of_equals_is_chosen() -> None:
+    """Of two windows each is as far from their mean as the other, but for rounding."""
+    for seed in range(200):
+        features = np.random.default_rng(seed).normal(size=(2, 4)).astype(np.float32)
+        assert select_exemplars(features, np.zeros(2, np.int64), 1).tolist() == [0]
 
 
 def test_a_shorter_list_is_a_prefix() -> None:
