@@ -117,10 +117,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail("Interrupted", "interrupted", INTERRUPTED, as_json)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (`| head`) has what it wanted. What is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (`| head`) has what it wanted
         return DONE
+    except OSError as error:  # of that flush: all else is reported
+        return _report(error, as_json)
+    finally:
+        _drop_unwritten()
+
+
+def _drop_unwritten() -> None:
+    """What is still buffered for a stream that takes no more has nowhere to go: Python would try
+    again at its end, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -161,6 +173,7 @@ def _report(error: Exception, as_json: bool) -> int:
         return _fail(type(error).__name__, str(error), FAILED, as_json, facts)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         # Files that are made raise StorageError: this is what is printed.
+        _drop_unwritten()
         return _fail("StorageError", f"the output: {error.strerror}", FAILED, as_json=False)
     message = (
         f"{type(error).__name__}: {error}. This is a fault of Penstock's, not yours: run the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import signal
 import subprocess
@@ -67,10 +68,12 @@ def test_a_batch_that_goes_on_does_not_harm_the_end() -> None:
             assert asked.exception() is not None
 
 
-def test_the_ready_line_as_json(tiny_bundle: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_the_ready_line_as_json(tiny_bundle: Path, unbuffered: str) -> None:
     args = [*COMMAND, "serve", str(tiny_bundle), "--port", "0", "--json", "--context", "300"]
-    child = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with child:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    child = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    with child:  # which closes both before it has ended
         assert child.stdout is not None
         lines = [child.stdout.readline() for _ in range(5)]
         child.terminate()

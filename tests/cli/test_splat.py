@@ -74,13 +74,17 @@ def test_a_film_has_the_size_that_is_said(cli: Cli, files: dict[str, Path], tmp_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_an_output_that_is_full_is_no_fault_of_ours(
-    files: dict[str, Path], more: list[str]
+    files: dict[str, Path], more: list[str], unbuffered: str
 ) -> None:
     line = [*COMMAND, "splat", "info", str(files["still"]), *more]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+        done = subprocess.run(
+            line, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, text=True, env=environment
+        )
     assert done.returncode == 1
     assert done.stderr == "Error: the output: No space left on device\n"
 
