@@ -14,7 +14,7 @@ from penstock.cli.console import emit_json, percent, print_rich, say, size
 from penstock.cli.option_groups import grouped
 from penstock.cli.options import examples
 from penstock.cli.progress import reading, stages
-from penstock.cli.splat_options import File, Out, Seconds, check_footprint, check_free
+from penstock.cli.splat_options import File, Out, Seconds, check_footprint, check_free, say_lost
 from penstock.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -280,6 +280,5 @@ def compress(
         emit_json({"file": file, "out": out, **sizes, **compressed.report.to_dict()})
         return
     print_rich(render(compressed.report))
-    if lost:
-        say(f"Read otherwise than {file} has it: {'; '.join(map(' '.join, lost))}.")
+    say_lost(file, lost)
     say(f"Wrote {out}: {size(nbytes)}, {percent(nbytes / before)} of {file}.")

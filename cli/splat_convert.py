@@ -13,7 +13,7 @@ from penstock.cli import options
 from penstock.cli.console import emit_json, say, size
 from penstock.cli.options import examples
 from penstock.cli.progress import reading
-from penstock.cli.splat_options import File, Out, Seconds, check_free
+from penstock.cli.splat_options import File, Out, Seconds, check_free, say_lost
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def convert(
         )  # fmt: skip
         return
     say(f"Wrote {out}: {model.count:,} splats, {size(nbytes)}; {size(before)} in {file}.")
-    if read:
-        say(f"Read otherwise than {file} has it: {'; '.join(map(' '.join, read))}.")
+    say_lost(file, read)
     say(f"As {out.suffix[1:]} has it: {lost}.")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.cli import options
+from penstock.cli.console import say
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ def check_free(out: Path, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite and not out.is_dir():
         raise UsageError(f"{out} is there already; give another name, or --overwrite")
+
+
+def say_lost(file: Path, lost: Sequence[tuple[str, str]]) -> None:
+    """Say what reading a scene left out or changed: `SplatSummary.lost`."""
+    if lost:
+        say(f"Read otherwise than {file} has it: {'; '.join(map(' '.join, lost))}.")
 
 
 def scene_rate(stage: Stage) -> float:
